@@ -1,0 +1,232 @@
+"""Batch Normalization layers (Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167) and two variants."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from normtutor.functional import HALF, batch_norm, check_momentum
+
+
+class _BatchNorm(nn.Module):
+    """Parameters, buffers and their update; a subclass says which ranks it takes.
+
+    Args:
+        num_features: C, the number of channels.
+        eps: ε, added to the variance.
+        momentum: weight of the newest batch in the running statistics; None: cumulative average.
+        affine: learn γ (``weight``) and β (``bias``), each (C,).
+        track_running_stats: keep ``running_mean``, ``running_var`` (C,) and ``num_batches_tracked``;
+            without them the batch's statistics are used in evaluation too.
+        device, dtype: of parameters and buffers.
+        bias: learn β as well as γ.
+
+    Shape: (N, C, *) → the same.
+
+    Raises:
+        ValueError: momentum out of range; in ``forward`` also wrong rank, ε out of range, or one
+            value per channel in training.
+        RuntimeError, NotImplementedError: as :func:`normtutor.functional.batch_norm`.
+    """
+
+    _version = 2  # torch's: since 2 the state dict holds num_batches_tracked
+    layout: ClassVar[Mapping[int, str]]  # accepted rank → the axes' names, for the error message
+
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if momentum is not None:
+            check_momentum(momentum)
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+
+        def new(wanted: bool) -> Tensor | None:
+            return torch.empty(num_features, device=device, dtype=dtype) if wanted else None
+
+        gamma, beta = new(affine), new(affine and bias)
+        self.register_parameter("weight", None if gamma is None else nn.Parameter(gamma))
+        self.register_parameter("bias", None if beta is None else nn.Parameter(beta))
+        self.register_buffer("running_mean", new(track_running_stats))
+        self.register_buffer("running_var", new(track_running_stats))
+        counter = torch.zeros((), dtype=torch.long, device=device) if track_running_stats else None
+        self.register_buffer("num_batches_tracked", counter)
+        self.reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        """Running mean 0, running variance 1, no batches seen."""
+        if self.running_mean is not None and self.running_var is not None:
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        """γ = 1, β = 0, and fresh running statistics."""
+        self.reset_running_stats()
+        if self.weight is not None:
+            nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_rank(input)
+        # The running buffers take part only where they are updated (training) or used (evaluation).
+        use_buffers = not self.training or self.track_running_stats
+        running_mean = self.running_mean if use_buffers else None
+        running_var = self.running_var if use_buffers else None
+        momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)  # first, so that the first batch counts as 1
+            momentum = self._momentum(self.num_batches_tracked)
+        return batch_norm(
+            input,
+            running_mean,
+            running_var,
+            self.weight,
+            self.bias,
+            training=self.training or (self.running_mean is None and self.running_var is None),
+            momentum=momentum,
+            eps=self.eps,
+        )
+
+    def _momentum(self, batches: Tensor) -> float | Tensor:
+        """Weight of this batch, the ``batches``-th, in the running statistics."""
+        # A tensor, not a number: fullgraph compilation and export cannot read a value from the device.
+        return 1.0 / _floating(batches) if self.momentum is None else self.momentum
+
+    def _check_rank(self, input: Tensor) -> None:
+        if input.dim() not in self.layout:
+            wanted = " or ".join(f"{rank}D input {axes}" for rank, axes in self.layout.items())
+            raise ValueError(f"expected {wanted}, got {input.dim()}D input of shape {tuple(input.shape)}")
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
+        )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        key = prefix + "num_batches_tracked"
+        if (local_metadata.get("version") or 1) < 2 and self.num_batches_tracked is not None:
+            # A checkpoint from before version 2 has no counter: keep ours.
+            on_meta = self.num_batches_tracked.is_meta
+            state_dict.setdefault(key, torch.tensor(0) if on_meta else self.num_batches_tracked)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def _floating(count: Tensor) -> Tensor:
+    """A counter as a float tensor in the widest type its device has (MPS has no float64)."""
+    return count.to(torch.float32 if count.device.type == "mps" else torch.float64)
+
+
+class BatchNorm1d(_BatchNorm):
+    """Batch Normalization over (N, C) or (N, C, L): statistics over N, or N and L, per channel."""
+
+    layout: ClassVar = {2: "(N, C)", 3: "(N, C, L)"}
+
+
+class BatchNorm2d(_BatchNorm):
+    """Batch Normalization over (N, C, H, W): statistics over N, H and W, per channel."""
+
+    layout: ClassVar = {4: "(N, C, H, W)"}
+
+
+class BatchNorm3d(_BatchNorm):
+    """Batch Normalization over (N, C, D, H, W): statistics over N, D, H and W, per channel."""
+
+    layout: ClassVar = {5: "(N, C, D, H, W)"}
+
+
+class AdaptiveBatchNorm(_BatchNorm):
+    """Batch Normalization whose momentum adapts to the number of batches seen: max(momentum, 1/t).
+
+    The running statistics are the plain average of the first 1/momentum batches, so the initial 0 and 1
+    leave no trace, and an exponential average from then on. Worth having where evaluation starts
+    after few steps. With ``momentum=None`` it is the cumulative average. Same state dict as
+    :class:`BatchNorm2d`; takes (N, C, *) with any number of further axes.
+    """
+
+    layout: ClassVar = {2: "(N, C)", 3: "(N, C, L)", 4: "(N, C, H, W)", 5: "(N, C, D, H, W)"}
+
+    def _momentum(self, batches: Tensor) -> Tensor:
+        return (1.0 / _floating(batches)).clamp_min(self.momentum or 0.0)
+
+
+class LearnableBatchNorm(nn.Module):
+    """Batch Normalization whose statistics are parameters: y = γ (x − m) / √(|v| + ε) + β.
+
+    m (``running_mean``) and v (``running_var``) are used in training and in evaluation alike, and
+    the loss moves them by gradient descent, as it moves γ and β. So no element depends on the rest of
+    the batch: it works with a batch of one and has no train/eval gap. It normalizes only as far as
+    m and v fit the data: start from a trained BatchNorm (``load_state_dict`` takes its state
+    dict) or from a batch (:meth:`set_statistics`). Fine-tuning with tiny batches is its use.
+
+    Args:
+        num_features: C, the number of channels.
+        eps: ε, added to |v|; the absolute value keeps a gradient step from making a root of a
+            negative number.
+        device, dtype: of the parameters.
+
+    Shape: (N, C, *) → the same.
+
+    Raises:
+        IndexError, NotImplementedError, RuntimeError: as :func:`normtutor.functional.batch_norm`.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
+        self.running_mean = nn.Parameter(torch.zeros(num_features, device=device, dtype=dtype))
+        self.running_var = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
+
+    @torch.no_grad()
+    def set_statistics(self, input: Tensor) -> None:
+        """Set m and v to the mean and unbiased variance of a batch (N, C, *), per channel."""
+        x = input.float() if input.dtype in HALF else input
+        var, mean = torch.var_mean(x, dim=[d for d in range(x.dim()) if d != 1])
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(var)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return batch_norm(
+            input, self.running_mean, self.running_var.abs(), self.weight, self.bias, eps=self.eps
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # A BatchNorm's counter has no meaning here; a copy without it, so that the caller's dict stays whole.
+        kept = {key: value for key, value in state_dict.items() if key != prefix + "num_batches_tracked"}
+        super()._load_from_state_dict(kept, prefix, *args)

@@ -1,0 +1,7 @@
+"""The networks the course trains; the normalization is an argument."""
+
+from normtutor.networks.cnn import CNNWithBatchNorm
+from normtutor.networks.mlp import MLP
+from normtutor.networks.norm import Norm, build_norm
+
+__all__ = ["MLP", "CNNWithBatchNorm", "Norm", "build_norm"]
