@@ -22,6 +22,10 @@ def standardize(input: Tensor, dim: Sequence[int], eps: float) -> tuple[Tensor, 
     The variance is the biased one (divided by n) and never E[x²] − E[x]², which cancels where the
     mean is large against the deviation. Half-precision inputs are computed in float32.
 
+    Shifting the input changes neither x̂ nor σ², so it is first shifted by its rounded mean, the pivot; what
+    is left is small, and the mean of that, computed exactly enough, is the second-order correction. (The
+    corrected two-pass algorithm: Chan, Golub & LeVeque 1983, applied to the mean as well.)
+
     Args:
         input: floating-point tensor of any shape.
         dim: the axes that share one mean and one variance.
@@ -32,8 +36,11 @@ def standardize(input: Tensor, dim: Sequence[int], eps: float) -> tuple[Tensor, 
         ``dim`` kept at size 1; all three in float32 for half-precision inputs, else in the input's dtype.
     """
     x = input.float() if input.dtype in HALF else input
-    var, mean = torch.var_mean(x, dim=tuple(dim), correction=0, keepdim=True)
-    return (x - mean) * torch.rsqrt(var + eps), mean, var
+    # A constant, since nothing depends on it but the rounding: no gradient.
+    pivot = x.detach().mean(dim=tuple(dim), keepdim=True)
+    centred = x - pivot
+    var, shift = torch.var_mean(centred, dim=tuple(dim), correction=0, keepdim=True)
+    return (centred - shift) * torch.rsqrt(var + eps), pivot + shift, var
 
 
 def affine(x_hat: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -92,7 +99,8 @@ def batch_norm(
                 _move(running_mean, mean.flatten(), momentum)
                 _move(running_var, var.flatten() * (n / (n - 1)), momentum)
     else:
-        assert running_mean is not None and running_var is not None  # checked above
+        assert running_mean is not None  # checked above, for the type checker's sake
+        assert running_var is not None
         x = input.float() if input.dtype in HALF else input
         mean, var = running_mean.to(x.dtype), running_var.to(x.dtype)
         # Not folded into one scale and shift: a·x + b cancels where the mean is large.

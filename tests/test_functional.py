@@ -82,7 +82,7 @@ def test_bad_input_leaves_the_buffers_alone() -> None:
 
 
 def test_no_torch_normalization_operator_is_called() -> None:
-    """DESIGN: var_mean is fine; F.*_norm and native_*_norm are not. Seen in what is executed, not in the text."""
+    """DESIGN: var_mean is fine; F.*_norm and native_*_norm are not. Seen in what runs, not in the text."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     from normtutor.catalog import TECHNIQUES

@@ -181,7 +181,8 @@ class LearnableBatchNorm(nn.Module):
     the loss moves them by gradient descent, as it moves γ and β. So no element depends on the rest of
     the batch: it works with a batch of one and has no train/eval gap. It normalizes only as far as
     m and v fit the data: start from a trained BatchNorm (``load_state_dict`` takes its state
-    dict) or from a batch (:meth:`set_statistics`). Fine-tuning with tiny batches is its use.
+    dict) or from a batch (:meth:`set_statistics`). All four parameters together are one affine map; the
+    chapter measures whether learning m and v gains anything over freezing them.
 
     Args:
         num_features: C, the number of channels.

@@ -1,0 +1,115 @@
+"""Published claims, put to the test: each one an experiment, a band that decides, and its record.
+
+``make claims`` runs every experiment in full and records it in ``normtutor/results/claims.json``; a notebook
+runs the short version and shows the record beside it.
+"""
+
+import json
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from normtutor.lab.training import one_thread
+from normtutor.networks import Norm
+
+Measured = dict[str, Any]
+RECORD = "claims.json"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper and the experiment that tests it.
+
+    Attributes:
+        name: ``notebook.claim``.
+        technique: the catalog row under test.
+        paper, url, where: the source, and the section, figure or table that makes the claim.
+        says: the claim, in one sentence.
+        measure: runs the experiment, ``measure(norm, full)``: ``norm`` is the normalization under test
+            (``"none"`` is the control that must fail), ``full`` the long version; returns plain numbers.
+        holds: whether the measured numbers lie in the band that excludes the opposite outcome.
+        tells: the measured numbers in one sentence.
+        caveat: what this scale cannot show.
+    """
+
+    name: str
+    technique: str
+    paper: str
+    url: str
+    where: str
+    says: str
+    measure: Callable[[Norm, bool], Measured]
+    holds: Callable[[Measured], bool]
+    tells: Callable[[Measured], str]
+    caveat: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run of a claim's experiment gave."""
+
+    claim: Claim
+    measured: Measured
+    seconds: float
+    full: bool
+
+    @property
+    def holds(self) -> bool:
+        return self.claim.holds(self.measured)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                _labelled("Claim", f"{self.claim.says} ({self.claim.paper}, {self.claim.where})"),
+                _labelled("Measured", self.claim.tells(self.measured)),
+                _labelled("Verdict", f"{'reproduces' if self.holds else 'does NOT reproduce'} here"),
+                *([_labelled("Caveat", self.claim.caveat)] if self.claim.caveat else []),
+            ]
+        )
+
+
+def _labelled(label: str, text: str) -> str:
+    """``text`` in lines short enough for a page, behind its label."""
+    return textwrap.fill(text, 86, initial_indent=f"{label + ':':10}", subsequent_indent=" " * 10)
+
+
+def claims() -> dict[str, Claim]:
+    """Every claim by name."""
+    from normtutor.lab.claims import batch_norm
+
+    return {claim.name: claim for claim in batch_norm.CLAIMS}
+
+
+def run(name: str, norm: Norm | None = None, full: bool = False) -> Outcome:
+    """Run the experiment called ``name``, by default with the technique it is about.
+
+    Raises:
+        ValueError: no claim has that name; the message suggests the nearest.
+    """
+    known = claims()
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+        raise ValueError(f"unknown claim {name!r}: {hint}")
+    claim = known[name]
+    start = time.perf_counter()
+    with one_thread():
+        measured = claim.measure(claim.technique if norm is None else norm, full)
+    return Outcome(claim, measured, time.perf_counter() - start, full)
+
+
+def recorded(name: str, folder: Path | None = None) -> str:
+    """The full run on record (in ``folder``; by default the package's), with its provenance."""
+    path = (resources.files("normtutor") / "results" if folder is None else folder) / RECORD
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"claims": {}}
+    if name not in record["claims"]:
+        return _labelled("Full run", "not measured yet (make claims).")
+    entry, by = record["claims"][name], record["provenance"]
+    verdict = "reproduces" if entry["holds"] else "does NOT reproduce"
+    where = f"{by['device']}, torch {by['versions']['torch']}, commit {by['commit'][:10]}"
+    return _labelled("Full run", f"{entry['tells']}; {verdict}. Recorded {by['date'][:10]} on {where}.")

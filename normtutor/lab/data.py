@@ -1,0 +1,83 @@
+"""Data that ships inside scikit-learn: real digits, with a real split."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Digits(NamedTuple):
+    """Images (N, 1, 8, 8), float32 in [0, 1]; labels (N,), int64 in 0 … 9."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+def digits(seed: int = 0, test_fraction: float = 0.25, device: str | None = None) -> Digits:
+    """1797 handwritten digits (Alpaydin & Kaynak 1998, in scikit-learn), split at random, stratified by
+    class.
+
+    Pixels are divided by 16, their largest possible value: a constant of the format, so that nothing of the
+    test images reaches training.
+
+    Args:
+        seed: of the split.
+        test_fraction: share of the test set, between 0 and 1.
+        device: of the tensors.
+
+    Raises:
+        ValueError: ``test_fraction`` leaves a set without some class.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    split = train_test_split(pixels, labels, test_size=test_fraction, random_state=seed, stratify=labels)
+    train, test, train_labels, test_labels = split
+
+    def images(values: object) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 8, 8) / 16
+
+    def classes(values: object) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+    return Digits(images(train), classes(train_labels), images(test), classes(test_labels))
+
+
+def minibatches(
+    images: Tensor, labels: Tensor, size: int, *, epochs: int | None = 1, seed: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches in a fresh random order every epoch; what does not fill a batch is left out of that epoch.
+
+    Args:
+        images, labels: (N, …) each.
+        size: elements of a batch, from 1 to N.
+        epochs: how often every image comes; None: without end.
+        seed: of the order.
+
+    Yields:
+        ``(images, labels)`` of one batch, on the device of ``images``.
+
+    Raises:
+        ValueError: ``size`` out of range, or images and labels of different lengths.
+    """
+    if len(images) != len(labels):
+        raise ValueError(f"expected as many labels as images, got {len(labels)} and {len(images)}")
+    if not 1 <= size <= len(images):
+        raise ValueError(f"expected a batch size from 1 to {len(images)}, got {size}")
+    return _batches(images, labels, size, epochs, seed)
+
+
+def _batches(
+    images: Tensor, labels: Tensor, size: int, epochs: int | None, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    random = torch.Generator().manual_seed(seed)
+    while epochs is None or epochs > 0:
+        order = torch.randperm(len(images), generator=random).to(images.device)
+        for start in range(0, len(order) - size + 1, size):
+            chosen = order[start : start + size]
+            yield images[chosen], labels[chosen]
+        epochs = None if epochs is None else epochs - 1

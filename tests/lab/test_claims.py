@@ -1,0 +1,104 @@
+"""Claims: the bands exclude the opposite outcome, and a record says where it comes from."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from normtutor.catalog import TECHNIQUES
+from normtutor.lab import claims
+from normtutor.lab.claims import Claim, Outcome
+from normtutor.lab.claims.__main__ import main
+
+ALL = claims.claims()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_with_the_identity_in_its_place_every_claim_fails(name: str) -> None:
+    """The notebook asserts that each holds; an experiment that cannot fail would prove nothing."""
+    outcome = claims.run(name, norm="none")
+    assert not outcome.holds
+    assert "does NOT reproduce" in str(outcome)
+
+
+@pytest.mark.parametrize("claim", ALL.values(), ids=list(ALL))
+def test_every_claim_names_its_source_and_its_technique(claim: Claim) -> None:
+    assert claim.technique in TECHNIQUES
+    assert claim.name.startswith(TECHNIQUES[claim.technique].notebook + ".")
+    assert claim.url.startswith("https://arxiv.org/abs/")
+    assert claim.where
+
+
+def test_bands() -> None:
+    """Outcomes near the edge: what a band must still refuse."""
+
+    def steps(plain: list, normalized: list) -> dict:
+        by_lr = {"3": plain[0], "10": plain[1]}, {"3": normalized[0], "10": normalized[1]}
+        kinds = zip(("plain", "normalized"), by_lr, strict=True)
+        return {"steps": 200, "steps_to_90_percent": {k: {lr: [s] for lr, s in v.items()} for k, v in kinds}}
+
+    holds = ALL["batch_norm.learning_rates"].holds
+    assert holds(steps([None, None], [60, 80]))
+    assert not holds(steps([100, None], [60, 80]))  # not twice as fast
+    assert not holds(steps([None, None], [60, None]))  # fails at the high rate
+
+    def landscape(plain: float, normalized: float) -> dict:
+        return {
+            kind: [{"loss_range": value, "gradient_change": value}]
+            for kind, value in (("plain", plain), ("normalized", normalized))
+        }
+
+    assert ALL["batch_norm.landscape"].holds(landscape(3.0, 1.0))
+    assert not ALL["batch_norm.landscape"].holds(landscape(2.9, 1.0))
+
+    def leak(training: float, evaluation: float, layer: float) -> dict:
+        modes = {"training_mode": training, "evaluation_mode": evaluation}
+        return {"normalized": [modes], "layer": [dict.fromkeys(modes, layer)]}
+
+    assert ALL["batch_norm.leak"].holds(leak(1.0, 0.5, 0.5))
+    assert not ALL["batch_norm.leak"].holds(leak(1.0, 1.0, 0.5))  # it would be no leak through the batch
+    assert not ALL["batch_norm.leak"].holds(leak(1.0, 0.5, 1.0))  # the task would not be isolated
+
+    def error(large: float, small: float) -> dict:
+        return {"error": {"32": [large], "2": [small]}, "layer": [0.02]}
+
+    assert ALL["batch_norm.statistics_batch"].holds(error(0.02, 0.3))
+    assert not ALL["batch_norm.statistics_batch"].holds(error(0.02, 0.1))
+    assert not ALL["batch_norm.statistics_batch"].holds(error(0.5, 0.9))  # an untrained network
+
+
+def test_unknown_claim_suggests_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"'batch_norm.leek': did you mean 'batch_norm.leak'\?"):
+        claims.run("batch_norm.leek")
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    claims.run("batch_norm.leak", norm="none")
+    assert torch.get_num_threads() == before
+
+
+def test_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "batch_norm.leak"
+    tiny = {"normalized": [{"training_mode": 1.0, "evaluation_mode": 0.5}]}
+    measured = tiny | {"layer": tiny["normalized"]}
+
+    def run(name: str, full: bool) -> Outcome:
+        assert full
+        return Outcome(ALL[name], measured, 1.0, full)
+
+    monkeypatch.setattr("normtutor.lab.claims.__main__.claims", lambda: {name: ALL[name]})
+    monkeypatch.setattr("normtutor.lab.claims.__main__.run", run)
+    monkeypatch.setattr("sys.argv", ["claims", "--out", str(tmp_path / claims.RECORD)])
+    main()
+    record = json.loads((tmp_path / claims.RECORD).read_text())
+    assert record["claims"][name]["measured"] == measured
+    assert record["claims"][name]["holds"] is False  # LayerNorm "leaked" in these numbers
+
+    assert "not measured yet" in claims.recorded(name, tmp_path / "nothing")
+    line = " ".join(claims.recorded(name, tmp_path).split())
+    assert "accuracy on the 15 uninformed samples 1.000" in line
+    assert "does NOT reproduce" in line
+    assert record["provenance"]["date"][:10] in line

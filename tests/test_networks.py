@@ -1,0 +1,76 @@
+"""The course's networks: shapes, the choice of the normalization, and that they learn real digits."""
+
+import pytest
+import torch
+from torch import nn
+
+from normtutor.catalog import TECHNIQUES, technique
+from normtutor.lab import digits
+from normtutor.lab.training import accuracy, train
+from normtutor.networks import MLP, CNNWithBatchNorm, build_norm
+
+
+@pytest.mark.parametrize("image_size", [28, 8])
+@pytest.mark.parametrize("norm", ["none", *TECHNIQUES])
+def test_shapes(image_size: int, norm: str) -> None:
+    network = CNNWithBatchNorm(image_size=image_size, norm=norm)
+    assert network(torch.randn(4, 1, image_size, image_size)).shape == (4, 10)
+
+
+def test_default_is_the_seeds_network() -> None:
+    network = CNNWithBatchNorm()
+    assert network.fc1.in_features == 64 * 7 * 7
+    norms = [network.norm1, network.norm2, network.norm3]
+    assert [type(n).__name__ for n in norms] == ["BatchNorm2d", "BatchNorm2d", "BatchNorm1d"]
+
+
+def test_a_technique_undefined_on_vectors_is_left_out() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def group_norm(shape: tuple[int, ...]) -> nn.Module:
+        seen.append(shape)
+        return nn.GroupNorm(8, shape[1])
+
+    network = CNNWithBatchNorm(norm=group_norm, image_size=8)
+    assert seen == [(1, 32, 8, 8), (1, 64, 4, 4), (1, 128)]  # a factory decides by itself
+    assert network(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+    row = technique("batch")
+    assert isinstance(build_norm("none", (1, 4)), nn.Identity)
+    assert isinstance(build_norm("batch", (1, 4, *[2] * max(row.ranks))), nn.Identity)
+
+
+@pytest.mark.parametrize("image_size", [0, 3, 10])
+def test_bad_image_size(image_size: int) -> None:
+    with pytest.raises(ValueError, match=f"multiple of 4.*got {image_size}"):
+        CNNWithBatchNorm(image_size=image_size)
+
+
+def test_bad_norm_and_bad_input() -> None:
+    with pytest.raises(ValueError, match="unknown normalization 'bach': expected one of none, batch"):
+        CNNWithBatchNorm(norm="bach")
+    with pytest.raises(ValueError, match=r"\(1, 8, 8\).*got \(2, 1, 28, 28\)"):
+        CNNWithBatchNorm(image_size=8)(torch.randn(2, 1, 28, 28))
+    with pytest.raises(ValueError, match="input and an output size"):
+        MLP([3])
+    with pytest.raises(ValueError, match="unknown technique 'x': expected one of batch"):
+        technique("x")
+
+
+def test_the_cnn_learns_digits() -> None:
+    data = digits()
+    torch.manual_seed(0)
+    network = CNNWithBatchNorm(image_size=8)
+    train(network, data.train_images, data.train_labels, steps=80, lr=0.1)
+    assert accuracy(network, data.test_images, data.test_labels) > 0.9  # chance is 0.1
+    assert network.training
+
+
+def test_training_is_repeatable() -> None:
+    data = digits()
+
+    def losses() -> list[float]:
+        torch.manual_seed(1)
+        model = MLP([64, 16, 10])
+        return train(model, data.train_images.flatten(1), data.train_labels, steps=5, lr=0.1, seed=3)
+
+    assert losses() == losses()
