@@ -1,0 +1,177 @@
+"""The command line: ``normtutor list | parity | bench | check | progress``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from normtutor import __version__
+
+EXAMPLES = """examples:
+  normtutor list                          the techniques of the course
+  normtutor parity batch                  our layer and torch's, judged by a float64 computation
+  normtutor bench batch --out bench.json  time and memory, as a table and as JSON
+  normtutor check batch_norm.ipynb        grade the exercises in a notebook; exit 0 only if all pass
+  normtutor progress                      which exercises you have passed in this folder
+"""
+
+
+class Bad(Exception):
+    """Bad input; the message is one line."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0, or 1 where something that was checked failed, or 2 for bad input.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except Bad as bad:
+        print(f"normtutor: {bad}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="normtutor",
+        description="Neural-network normalization: measure the layers, grade your exercises.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"normtutor {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+
+    def verb(name: str, run: Any, help: str) -> argparse.ArgumentParser:
+        command = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        command.set_defaults(run=run)
+        command.add_argument("--json", action="store_true", help="print JSON")
+        return command
+
+    verb("list", _list, "list the techniques")
+    parity = verb("parity", _parity, "compare our layers and torch's with a float64 computation")
+    bench = verb("bench", _bench, "time our layers and torch's")
+    for command in (parity, bench):
+        command.add_argument("technique", nargs="?", help="a name from `normtutor list`; default: all")
+        command.add_argument("--device", help="for example cpu or cuda")
+    bench.add_argument("--compiled", action="store_true", help="time torch.compile too (takes a minute)")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
+    check = verb("check", _check, "grade the exercises in a notebook or script")
+    check.add_argument("file", type=Path, metavar="FILE", help="a .py or .ipynb file")
+    verb("progress", _progress, "show which exercises are passed in this folder")
+    return parser
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from normtutor.catalog import TECHNIQUES
+    from normtutor.exercises.show import table
+
+    columns = ("name", "title", "paper", "index_set", "notebook", "url")
+    rows = [{column: str(getattr(row, column)) for column in columns} for row in TECHNIQUES.values()]
+    if arguments.json:
+        _print_json(rows)
+    else:
+        print(table([columns[:-1], *([row[column] for column in columns[:-1]] for row in rows)]))
+    return 0
+
+
+def _parity(arguments: argparse.Namespace) -> int:
+    from normtutor import lab
+
+    names, device = _techniques(arguments.technique), _device(arguments.device)
+    reports = [lab.parity(name, devices=device and [device]) for name in names]
+    _report(reports, arguments.json)
+    return 0 if all(report.ok for report in reports) else 1
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from normtutor import lab
+
+    out: Path | None = arguments.out
+    if out and (out.is_dir() or not out.resolve().parent.is_dir()):  # said before the minutes of measuring
+        raise Bad(f"{out}: expected the name of a file in an existing folder")
+    names, device = _techniques(arguments.technique), _device(arguments.device)
+    reports = [lab.bench(name, device=device, compiled=arguments.compiled) for name in names]
+    _report(reports, arguments.json)
+    if out:
+        try:
+            out.write_text(_json([report.to_dict() for report in reports]) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise Bad(f"{out}: cannot be written: {error.strerror}") from None
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from normtutor.exercises.answers import BadFile, grade_file
+    from normtutor.exercises.show import table
+
+    try:
+        verdicts = grade_file(arguments.file)
+    except BadFile as bad:
+        raise Bad(str(bad)) from None
+    passed = sum(verdict.status == "passed" for verdict in verdicts)
+    if arguments.json:
+        keys = ("id", "status", "mistake", "text")
+        _print_json([{key: getattr(verdict, key) for key in keys} for verdict in verdicts])
+    else:
+        wrong = [verdict.text for verdict in verdicts if verdict.status in ("wrong", "error")]
+        rows = [("exercise", "status"), *((verdict.id, verdict.status) for verdict in verdicts)]
+        print("\n\n".join([table(rows), *wrong, f"{passed} of {len(verdicts)} exercises passed."]))
+    return 0 if passed == len(verdicts) else 1
+
+
+def _progress(arguments: argparse.Namespace) -> int:
+    from normtutor import exercises
+
+    if arguments.json:
+        keys = ("id", "status", "title")
+        _print_json([dict(zip(keys, row, strict=True)) for row in exercises.progress_rows()])
+    else:
+        exercises.progress()
+    return 0
+
+
+def _techniques(name: str | None) -> list[str]:
+    """The techniques that were asked for: one or all."""
+    from normtutor.catalog import TECHNIQUES
+
+    if name is None:
+        return list(TECHNIQUES)
+    if name not in TECHNIQUES:
+        nearest = get_close_matches(name, TECHNIQUES, n=1, cutoff=0.0)[0]
+        raise Bad(f"unknown technique {name!r}. Did you mean {nearest!r}?")
+    return [name]
+
+
+def _device(name: str | None) -> str | None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # an unknown name; a build without CUDA
+        raise Bad(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return name
+
+
+def _report(reports: Sequence[Any], as_json: bool) -> None:
+    if as_json:
+        _print_json([report.to_dict() for report in reports])
+    else:
+        print("\n\n".join(str(report) for report in reports))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _print_json(value: object) -> None:
+    print(_json(value))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Exercises that grade themselves: ``check("batch_norm.forward", batch_norm)``.
+
+Local and offline; progress is one small JSON file beside your work.
+"""
+
+from typing import Any
+
+from normtutor.exercises import store
+from normtutor.exercises.book import pages
+from normtutor.exercises.registry import exercises, find
+from normtutor.exercises.show import code, markdown_table, show, table
+from normtutor.exercises.verdict import SIGNS, WORDS, Verdict, failed_to_run, grade
+
+__all__ = ["Verdict", "check", "grade", "hint", "pages", "progress", "solution", "statement", "use"]
+
+_hints_shown: dict[str, int] = {}
+
+
+def check(id: str, answer: object) -> None:
+    """Show the verdict on ``answer`` and note it in the progress file. Never raises."""
+    try:
+        find(id)
+    except ValueError as unknown:
+        show(str(unknown))
+        return
+    try:
+        verdict = grade(id, answer)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an object can fail even where it is only looked at
+        verdict = failed_to_run(id, error)
+    store.record(verdict)
+    _show_headed(verdict.text)
+
+
+def hint(id: str) -> None:
+    """Show the next hint; after the last one, start again.
+
+    Raises:
+        ValueError: no exercise has that id.
+    """
+    hints = find(id).hints
+    shown = _hints_shown.get(id, 0)
+    _hints_shown[id] = (shown + 1) % (len(hints) + 1)
+    if shown < len(hints):
+        show(f"Hint {shown + 1} of {len(hints)}: {hints[shown]}")
+    else:
+        show(f'No more hints. `solution("{id}")` shows a solution; the next call starts again.')
+
+
+def solution(id: str) -> None:
+    """Show the source of the reference.
+
+    Raises:
+        ValueError: no exercise has that id.
+    """
+    source = find(id).reference.strip()
+    show(source, code(source))
+
+
+def statement(id: str) -> None:
+    """Show what the exercise asks.
+
+    Raises:
+        ValueError: no exercise has that id.
+    """
+    exercise = find(id)
+    _show_headed(f"{exercise.title} ({id})\n\n{exercise.statement.strip()}")
+
+
+def use(id: str, answer: Any) -> Any:
+    """``answer`` if it passes, else the reference, so that the rest of a notebook works; says which.
+
+    Raises:
+        ValueError: no exercise has that id.
+    """
+    verdict = grade(id, answer)
+    exercise = find(id)
+    if verdict.status == "passed":
+        show(f"{SIGNS['passed']} {id}: from here on the notebook uses your `{exercise.answer}`.")
+        return answer
+    headline = verdict.text.partition("\n")[0]
+    show(f"{headline}; from here on the notebook uses the reference.")
+    return exercise.build(exercise.reference)
+
+
+def progress() -> None:
+    """Show a table of all exercises and how far you are."""
+    rows = progress_rows()
+    done = sum(status == "passed" for _, status, _ in rows)
+    header = ("exercise", "status", "title")
+    cells = [header, *((id, WORDS.get(status, status), title) for id, status, title in rows)]  # type: ignore[call-overload]
+    summary = f"{done} of {len(rows)} exercises passed."
+    show(f"{table(cells)}\n\n{summary}", f"{markdown_table(cells)}\n\n{summary}")
+
+
+def progress_rows() -> list[tuple[str, str, str]]:
+    """Id, status and title of every exercise."""
+    statuses = store.load()
+    return [(id, statuses.get(id, "unattempted"), exercise.title) for id, exercise in exercises().items()]
+
+
+def _show_headed(text: str) -> None:
+    """Show ``text``; Markdown sets its first line in bold."""
+    headline, _, rest = text.partition("\n\n")
+    show(text, f"**{headline}**\n\n{rest}")

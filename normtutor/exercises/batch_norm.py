@@ -1,0 +1,2162 @@
+"""The exercises of the Batch Normalization notebook, from easy to hard."""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normtutor.exercises.exercise import Exercise, Mistake, patched
+from normtutor.exercises.observe import Approx, Broken, Draw, attempted, returned, settle
+
+Observations = Iterator[tuple[str, object]]
+
+
+def _gradients(y: Tensor, draw: Draw, **inputs: object) -> Observations:
+    """The gradient of a random weighted sum of ``y`` in each input."""
+    weights = draw.values(*y.shape) if y.is_floating_point() else y
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.requires_grad and y.requires_grad:
+            (gradient,) = torch.autograd.grad(y, value, weights, retain_graph=True, allow_unused=True)
+            yield f"gradient in {name}", gradient
+        else:
+            yield f"gradient in {name}", None
+
+
+# -------------------------------------------------------------------------------------------- forward
+
+
+def _probe_forward(batch_norm: Callable[..., Any], draw: Draw) -> Observations:
+    eps = draw.uniform(0.05, 0.5)
+    weight, bias = draw.values(3), draw.values(3)
+    images, rows = draw.batch(4, 3, 2, 5), draw.batch(5, 3)
+    kept = images.clone()
+    yield "output for (N, C, H, W)", returned(batch_norm(images, weight, bias, eps), batch_norm)
+    yield "x is unchanged", torch.equal(images, kept)
+    yield "output for (N, C)", returned(batch_norm(rows, weight, bias, eps), batch_norm)
+    inputs = {"x": kept, "weight": weight, "bias": bias}
+    for value in inputs.values():
+        value.requires_grad_()
+    y = returned(batch_norm(kept, weight, bias, eps), batch_norm)
+    yield from _gradients(y, draw, **inputs)
+    single = [value.detach().float() for value in inputs.values()]
+    yield "output for float32", returned(batch_norm(*single, eps), batch_norm)
+
+
+FORWARD = Exercise(
+    id="batch_norm.forward",
+    title="The forward formula",
+    answer="batch_norm",
+    statement=r"""
+Write the forward pass of Batch Normalization in training as a function `batch_norm(x, weight, bias, eps)`:
+
+$$y = \gamma\,\frac{x-\mu}{\sqrt{\sigma^2+\varepsilon}} + \beta$$
+
+- `x` has shape $(N, C)$ or $(N, C, H, W)$; `weight` ($\gamma$) and `bias` ($\beta$) have shape $(C,)$.
+- $\mu$ and $\sigma^2$ are the mean and the biased variance of each channel.
+- Return a new tensor of the shape and dtype of `x`, and leave `x` as it is.
+
+The checker looks at the output for both shapes and at the gradient in `x`, `weight` and `bias`.
+""",
+    starter="""
+def batch_norm(x, weight, bias, eps):
+    raise NotImplementedError  # your code here
+""",
+    hints=(
+        "Which axes does a channel's mean run over? All but one. `dim=` takes a list of axes.",
+        "Keep the reduced axes (`keepdim=True`), so that the mean and the variance line up with `x`. "
+        "`weight` and `bias` need a `view` with the same number of axes.",
+        "`x.var(...)` divides by n − 1 unless you say `correction=0`.",
+    ),
+    reference="""
+def batch_norm(x, weight, bias, eps):
+    dims = [d for d in range(x.dim()) if d != 1]
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    mean = x.mean(dim=dims, keepdim=True)
+    var = x.var(dim=dims, keepdim=True, correction=0)
+    x_hat = (x - mean) / torch.sqrt(var + eps)
+    return weight.view(shape) * x_hat + bias.view(shape)
+""",
+    alternatives=(
+        """
+def batch_norm(x, weight, bias, eps):
+    rows = x.transpose(0, 1).flatten(1)  # one row per channel
+    centred = rows - rows.mean(1, keepdim=True)
+    scale = weight * torch.rsqrt(centred.square().mean(1) + eps)
+    y = scale[:, None] * centred + bias[:, None]
+    return y.view(x.transpose(0, 1).shape).transpose(0, 1)
+""",
+        """
+def batch_norm(x, weight, bias, eps):
+    y = torch.empty_like(x)
+    for c in range(x.size(1)):
+        var, mean = torch.var_mean(x[:, c], correction=0)
+        y[:, c] = weight[c] * (x[:, c] - mean) / (var + eps) ** 0.5 + bias[c]
+    return y
+""",
+        """
+def batch_norm(x, weight, bias, eps):
+    n = x.numel() / x.size(1)
+    centred = x - torch.einsum("nc...->c", x).view(-1, *[1] * (x.dim() - 2)) / n
+    var = torch.einsum("nc...,nc...->c", centred, centred) / n
+    y = torch.einsum("nc...,c->nc...", centred, weight / torch.sqrt(var + eps))
+    return y + bias.view(-1, *[1] * (x.dim() - 2))
+""",
+        """
+def batch_norm(x, weight, bias, eps):
+    return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+""",
+    ),
+    mistakes=(
+        Mistake(
+            "unbiased_variance",
+            "You divide the variance by n − 1. The formula normalizes with the biased variance (divided by "
+            "n): it is the spread of this very batch that becomes 1, not an estimate for other data.",
+            {"correction=0": "correction=1"},
+        ),
+        Mistake(
+            "eps_outside_root",
+            "You add ε to the standard deviation. It belongs to the variance, under the root; where the "
+            "variance is small the two differ a lot.",
+            {"torch.sqrt(var + eps)": "(torch.sqrt(var) + eps)"},
+        ),
+        Mistake(
+            "no_eps",
+            "You leave ε out. A channel that is constant in the batch then divides zero by zero.",
+            {"torch.sqrt(var + eps)": "torch.sqrt(var)"},
+        ),
+        Mistake(
+            "fixed_eps",
+            "You use an ε of your own, not the argument. Whoever passes another value would be ignored.",
+            {"var + eps": "var + 1e-5"},
+        ),
+        Mistake(
+            "no_root",
+            "You divide by the variance, without the root. The output then has spread 1/σ, not 1.",
+            {"torch.sqrt(var + eps)": "(var + eps)"},
+        ),
+        Mistake(
+            "per_sample",
+            "You average over each sample, not over each channel. That is Layer Normalization: "
+            "the batch takes no part in it.",
+            {"if d != 1": "if d != 0"},
+        ),
+        Mistake(
+            "per_image",
+            "You average over H and W of each image alone. That is Instance Normalization; here the samples "
+            "of the batch share their statistics.",
+            {"[d for d in range(x.dim()) if d != 1]": "list(range(2, x.dim())) or [0]"},
+        ),
+        Mistake(
+            "all_axes",
+            "You use one mean and one variance for all channels. Each channel needs its own.",
+            {"[d for d in range(x.dim()) if d != 1]": "list(range(x.dim()))"},
+        ),
+        Mistake(
+            "batch_axis_only",
+            "You average over the batch only, so every pixel position has its own statistics. "
+            "All positions of a channel share theirs.",
+            {"[d for d in range(x.dim()) if d != 1]": "[0]"},
+        ),
+        Mistake(
+            "channels_mixed",
+            "You reshape (N, C, …) to (C, …) to get one row per channel. A reshape keeps the order in "
+            "memory, so your rows mix the channels; swap the axes first.",
+            {
+                "x.mean(dim=dims, keepdim=True)": "x.reshape(x.size(1), -1).mean(1).view(shape)",
+                "x.var(dim=dims, keepdim=True, correction=0)": (
+                    "x.reshape(x.size(1), -1).var(1, correction=0).view(shape)"
+                ),
+            },
+        ),
+        Mistake(
+            "images_only",
+            "Your axes fit (N, C, H, W) only. An input (N, C) has no axes 2 and 3.",
+            {"[d for d in range(x.dim()) if d != 1]": "(0, 2, 3)"},
+        ),
+        Mistake(
+            "rows_only",
+            "You shape γ and β for (N, C) only. Against (N, C, H, W) a shape (1, C) lines up with W, not "
+            "with C.",
+            {"[1, -1] + [1] * (x.dim() - 2)": "[1, -1]"},
+        ),
+        Mistake(
+            "affine_swapped",
+            "You swapped `weight` and `bias`: γ scales and β shifts.",
+            {
+                "weight.view(shape) * x_hat + bias.view(shape)": (
+                    "bias.view(shape) * x_hat + weight.view(shape)"
+                )
+            },
+        ),
+        Mistake(
+            "no_weight",
+            "You leave γ out. The layer then cannot choose the scale of its output.",
+            {"weight.view(shape) * x_hat": "x_hat"},
+        ),
+        Mistake(
+            "no_bias",
+            "You leave β out. Every channel of the output then has mean 0, whatever the next layer needs.",
+            {" + bias.view(shape)": ""},
+        ),
+        Mistake(
+            "affine_first",
+            "You apply γ and β before you normalize. The normalization then undoes them.",
+            {
+                "    mean = x.mean": "    x = weight.view(shape) * x + bias.view(shape)\n    mean = x.mean",
+                "weight.view(shape) * x_hat + bias.view(shape)": "x_hat",
+            },
+        ),
+        Mistake(
+            "not_centred", "You divide by the deviation but do not subtract the mean.", {"(x - mean)": "x"}
+        ),
+        Mistake(
+            "statistics_detached",
+            "Your output is right, your gradient is not: you detach the mean and the variance. They depend "
+            "on `x` too, and without these two paths the gradient misses what makes Batch Normalization "
+            "work.",
+            {
+                "x.mean(dim=dims, keepdim=True)": "x.mean(dim=dims, keepdim=True).detach()",
+                "correction=0)": "correction=0).detach()",
+            },
+        ),
+        Mistake(
+            "variance_detached",
+            "Your output is right, your gradient is not: it does not flow through the variance.",
+            {"correction=0)": "correction=0).detach()"},
+        ),
+        Mistake(
+            "no_graph",
+            "Your output is right, but nothing can learn from it: no gradient reaches `x`, `weight` or "
+            "`bias`.",
+            {"def batch_norm": "@torch.no_grad()\ndef batch_norm"},
+        ),
+        Mistake(
+            "in_place",
+            "You overwrite `x`. The caller may still need it (a residual connection does, and so does "
+            "autograd).",
+            {"x_hat = (x - mean)": "x -= mean\n    x_hat = x"},
+        ),
+    ),
+    probe=_probe_forward,
+)
+
+# -------------------------------------------------------------------------------------------- running
+
+
+def _probe_running(update: Callable[..., Any], draw: Draw) -> Observations:
+    momentum = draw.uniform(0.15, 0.4)
+    mean, var = draw.values(3), draw.values(3, low=0.5)
+    kept = mean.clone(), var.clone()
+    x = draw.batch(3, 3, 2, 4)
+    names = ("new_mean", "new_var")
+    after = returned(update(mean, var, x, momentum), update, *names)
+    yield from zip(("new mean", "new variance"), after, strict=True)
+    yield "the arguments are unchanged", torch.equal(mean, kept[0]) and torch.equal(var, kept[1])
+    mean, var = kept
+    for _ in range(3):
+        mean, var = returned(update(mean, var, draw.batch(2, 3, 4, 1), momentum), update, *names)
+    yield "mean after three more batches", mean
+    yield "variance after three more batches", var
+    single = (value.float() for value in (*kept, x))
+    for name, value in zip(names, returned(update(*single, momentum), update, *names), strict=True):
+        yield f"{name} for float32", value
+
+
+RUNNING = Exercise(
+    id="batch_norm.running",
+    title="Running statistics",
+    answer="update_running",
+    statement=r"""
+In evaluation there is no batch to take statistics from, so training keeps running ones. Write
+`update_running(running_mean, running_var, x, momentum)`, which returns the pair `(new_mean, new_var)` after
+the batch `x` of shape $(N, C, H, W)$:
+
+$$r \leftarrow (1-m)\,r + m\,s$$
+
+- $m$ is `momentum`, $r$ the running value and $s$ the batch's statistic, per channel.
+- For the variance, $s$ is the *unbiased* estimate: divided by $n-1$, where $n$ counts the values in a
+  channel.
+- Return new tensors of shape $(C,)$; leave the arguments as they are.
+""",
+    starter="""
+def update_running(running_mean, running_var, x, momentum):
+    raise NotImplementedError  # your code here
+""",
+    hints=(
+        "Momentum weighs the *newest* batch here: with momentum 0.1 the old value keeps 90 %. "
+        "(An optimizer's momentum is the other way round.)",
+        "n is N·H·W: all values of a channel. `x.var(dim=(0, 2, 3), correction=1)` divides by n − 1.",
+    ),
+    reference="""
+def update_running(running_mean, running_var, x, momentum):
+    mean = x.mean(dim=(0, 2, 3))
+    var = x.var(dim=(0, 2, 3), correction=1)
+    new_mean = (1 - momentum) * running_mean + momentum * mean
+    new_var = (1 - momentum) * running_var + momentum * var
+    return new_mean, new_var
+""",
+    alternatives=(
+        """
+def update_running(running_mean, running_var, x, momentum):
+    var, mean = torch.var_mean(x, dim=(0, 2, 3))
+    return running_mean.lerp(mean, momentum), running_var.lerp(var, momentum)
+""",
+        """
+def update_running(running_mean, running_var, x, momentum):
+    n = x.numel() // x.size(1)
+    mean = torch.einsum("nchw->c", x) / n
+    centred = x - mean[:, None, None]
+    var = torch.einsum("nchw,nchw->c", centred, centred) / (n - 1)
+    return [old + momentum * (new - old) for old, new in ((running_mean, mean), (running_var, var))]
+""",
+        """
+def update_running(running_mean, running_var, x, momentum):
+    mean, var = running_mean.clone(), running_var.clone()
+    F.batch_norm(x, mean, var, training=True, momentum=momentum)
+    return mean, var
+""",
+    ),
+    mistakes=(
+        Mistake(
+            "biased_variance",
+            "You keep the biased variance (divided by n). The running variance estimates the spread of data "
+            "to come, so it is the unbiased one; with small batches the difference is large.",
+            {"correction=1": "correction=0"},
+        ),
+        Mistake(
+            "momentum_swapped",
+            "You weigh the old value with the momentum and the new one with 1 − momentum. "
+            "Here momentum is the weight of the newest batch.",
+            {
+                "(1 - momentum) * running_mean + momentum * mean": (
+                    "momentum * running_mean + (1 - momentum) * mean"
+                ),
+                "(1 - momentum) * running_var + momentum * var": (
+                    "momentum * running_var + (1 - momentum) * var"
+                ),
+            },
+        ),
+        Mistake(
+            "old_value_kept_whole",
+            "You add the new statistic without shrinking the old one, so the running values grow without "
+            "end.",
+            {"(1 - momentum) * running_mean": "running_mean", "(1 - momentum) * running_var": "running_var"},
+        ),
+        Mistake(
+            "old_value_dropped",
+            "You return the batch's own statistics. Nothing runs: the last batch decides evaluation alone.",
+            {
+                "(1 - momentum) * running_mean + momentum * mean": "mean",
+                "(1 - momentum) * running_var + momentum * var": "var",
+            },
+        ),
+        Mistake(
+            "deviation_instead_of_variance",
+            "You average the standard deviation. The buffer holds the variance.",
+            {"x.var": "x.std"},
+        ),
+        Mistake(
+            "counts_samples_only",
+            "Your factor n/(n − 1) takes n for the number of samples. Each of the H·W positions counts as "
+            "well.",
+            {"correction=1)": "correction=0) * len(x) / (len(x) - 1)"},
+        ),
+        Mistake(
+            "factor_upside_down",
+            "You multiply the biased variance by (n − 1)/n. The unbiased one is larger, not smaller.",
+            {"correction=1)": "correction=0) * (x[:, 0].numel() - 1) / x[:, 0].numel()"},
+        ),
+        Mistake(
+            "around_running_mean",
+            "You measure the spread around the running mean. The batch's variance is taken around the "
+            "batch's own mean.",
+            {
+                "x.var(dim=(0, 2, 3), correction=1)": (
+                    "(x - running_mean.view(1, -1, 1, 1)).square().sum(dim=(0, 2, 3)) / (x[:, 0].numel() - 1)"
+                )
+            },
+        ),
+        Mistake(
+            "one_mean_for_all",
+            "You use one mean for all channels. Each channel keeps its own.",
+            {"x.mean(dim=(0, 2, 3))": "x.mean()"},
+        ),
+        Mistake(
+            "result_swapped",
+            "You return the variance first. The mean comes first.",
+            {"return new_mean, new_var": "return new_var, new_mean"},
+        ),
+        Mistake(
+            "variance_never_moves",
+            "You return the old variance. It has to follow the data as the mean does.",
+            {"return new_mean, new_var": "return new_mean, running_var"},
+        ),
+        Mistake(
+            "in_place",
+            "Your numbers are right, but you change the arguments. This function returns new tensors.",
+            {
+                "    return new_mean": (
+                    "    running_mean.copy_(new_mean)\n    running_var.copy_(new_var)\n    return new_mean"
+                )
+            },
+        ),
+    ),
+    probe=_probe_running,
+)
+
+# -------------------------------------------------------------------------------------------- predict
+
+
+def _probe_predict(prediction: dict[str, Any], draw: Draw) -> Observations:
+    for name in ("running mean", "running variance", "output in training", "output in evaluation"):
+        if name not in prediction:
+            raise Broken(f"The dict lacks the key {name!r}.")
+        value = prediction[name]
+        if value is not ... and not isinstance(value, Tensor):
+            try:
+                value = float(value)
+            except (TypeError, ValueError):
+                raise Broken(f"{name}: expected a number, got {type(value).__name__}.") from None
+        elif isinstance(value, Tensor):
+            value = value.double().cpu()
+        yield name, Approx(value.item() if isinstance(value, Tensor) and value.numel() == 1 else value, 0.005)
+
+
+PREDICT = Exercise(
+    id="batch_norm.predict",
+    title="Predict four numbers",
+    answer="prediction",
+    statement=r"""
+Paper and pencil. A fresh `nn.BatchNorm1d(1, momentum=0.1)` (running mean 0, running variance 1, $\gamma=1$,
+$\beta=0$, $\varepsilon$ too small to matter) sees one batch of four values in training: $2, 4, 6, 8$. Then
+it is switched to evaluation. Fill in the dict `prediction`, to two decimals:
+
+- the running mean and the running variance after that batch;
+- the output for the value $8$ in training, as part of that batch;
+- the output for the value $8$ in evaluation.
+""",
+    starter="""
+prediction = {
+    "running mean": ...,
+    "running variance": ...,
+    "output in training": ...,
+    "output in evaluation": ...,
+}
+""",
+    hints=(
+        "The batch has mean 5. Its squared deviations sum to 20: divide by 4 to normalize, by 3 to store.",
+        "The running values start at 0 and 1, and move a tenth of the way to the batch's mean and unbiased "
+        "variance.",
+        "In evaluation the layer does not look at the batch: (8 − running mean) / √(running variance).",
+    ),
+    reference="""
+batch = torch.tensor([2.0, 4.0, 6.0, 8.0])
+mean, var, n = batch.mean(), batch.var(correction=0), len(batch)
+running_mean = 0.9 * 0 + 0.1 * mean
+running_var = 0.9 * 1 + 0.1 * var * n / (n - 1)
+prediction = {
+    "running mean": running_mean,
+    "running variance": running_var,
+    "output in training": (8 - mean) / torch.sqrt(var),
+    "output in evaluation": (8 - running_mean) / torch.sqrt(running_var),
+}
+""",
+    alternatives=(
+        """
+prediction = {
+    "running mean": 0.5,
+    "running variance": 1.57,
+    "output in training": 1.34,
+    "output in evaluation": 5.99,
+}
+""",
+        """
+layer = nn.BatchNorm1d(1)
+batch = torch.tensor([[2.0], [4.0], [6.0], [8.0]])
+in_training = layer(batch)[3].item()
+prediction = {
+    "running mean": layer.running_mean,
+    "running variance": layer.running_var,
+    "output in training": in_training,
+    "output in evaluation": layer.eval()(batch)[3].item(),
+}
+""",
+    ),
+    mistakes=(
+        Mistake(
+            "biased_running_variance",
+            "You stored the biased variance, 5. The buffer takes the unbiased one, 20/3.",
+            {"var * n / (n - 1)": "var"},
+        ),
+        Mistake(
+            "momentum_swapped",
+            "You moved nine tenths of the way. Momentum 0.1 is the weight of the new batch.",
+            {"0.9 * 0 + 0.1 * mean": "0.1 * 0 + 0.9 * mean", "0.9 * 1 + 0.1 * var": "0.1 * 1 + 0.9 * var"},
+        ),
+        Mistake(
+            "starts_at_zero",
+            "You let the running variance start at 0. It starts at 1, so that an untrained layer changes "
+            "nothing.",
+            {"0.9 * 1 + 0.1 * var": "0.1 * var"},
+        ),
+        Mistake(
+            "no_history",
+            "You took the batch's statistics for the running ones. They move only a tenth of the way.",
+            {"0.9 * 0 + 0.1 * mean": "mean", "0.9 * 1 + 0.1 * var * n / (n - 1)": "var * n / (n - 1)"},
+        ),
+        Mistake(
+            "unbiased_output",
+            "In training the batch is divided by the root of its biased variance, 5.",
+            {"(8 - mean) / torch.sqrt(var)": "(8 - mean) / batch.std()"},
+        ),
+        Mistake(
+            "output_without_root",
+            "You divided by the variance. The output is divided by its root.",
+            {
+                "(8 - mean) / torch.sqrt(var)": "(8 - mean) / var",
+                "(8 - running_mean) / torch.sqrt(running_var)": "(8 - running_mean) / running_var",
+            },
+        ),
+        Mistake(
+            "training_uses_running",
+            "You used the running statistics for the output in training. They are for evaluation only.",
+            {"(8 - mean) / torch.sqrt(var)": "(8 - running_mean) / torch.sqrt(running_var)"},
+        ),
+        Mistake(
+            "evaluation_uses_batch",
+            "You used the batch's statistics in evaluation. The layer uses the running ones there, and "
+            "after one batch they are still far from the data: that is the surprise of early evaluation.",
+            {"(8 - running_mean) / torch.sqrt(running_var)": "(8 - mean) / torch.sqrt(var)"},
+        ),
+    ),
+    probe=_probe_predict,
+)
+
+# --------------------------------------------------------------------------------------- bug: variance
+
+
+def _probe_bug_variance(normalize: Callable[..., Any], draw: Draw) -> Observations:
+    eps = draw.uniform(0.05, 0.2)
+    x = draw.batch(3, 3, 2, 4)
+    kept = x.clone()
+    yield "output for ordinary data", returned(normalize(x, eps), normalize)
+    yield "x is unchanged", torch.equal(x, kept)
+    kept.requires_grad_()
+    yield from _gradients(returned(normalize(kept, eps), normalize), draw, x=kept)
+    for dtype, offset in ((torch.float32, 1e4), (draw.dtype, 1e8)):
+        if offset < 0.1 / torch.finfo(dtype).eps:
+            far = (draw.batch(2, 32, 2, 3) + offset).to(dtype)  # many channels: noise of either sign
+            y = returned(normalize(far, eps), normalize)
+            yield f"output at an offset of {offset:.0e} in {str(dtype)[6:]}", Approx(y, 0.02)
+
+
+_ONE_PASS = """mean_of_squares = (x * x).mean(dim=(0, 2, 3), keepdim=True)
+    var = mean_of_squares - mean * mean"""
+_TWO_PASS = "var = ((x - mean) ** 2).mean(dim=(0, 2, 3), keepdim=True)"
+_BUG_VARIANCE = f"""
+def normalize(x, eps):
+    mean = x.mean(dim=(0, 2, 3), keepdim=True)
+    {_TWO_PASS}
+    return (x - mean) / torch.sqrt(var + eps)
+"""
+
+BUG_VARIANCE = Exercise(
+    id="batch_norm.bug_variance",
+    title="Spot the bug: not a number",
+    answer="normalize",
+    statement=r"""
+A published implementation computes the variance like this. On ordinary data it is right to the last digits.
+On `x = 1e4 + torch.randn(8, 1, 16, 16)` in float32 (a sensor with a large constant offset), the output
+should have deviation 1, but with `eps=1e-5` it comes out at about 0.25, at 320 or as `nan`, depending on
+the draw.
+
+Repair `normalize(x, eps)`. The result must stay right for any offset that the dtype can still resolve; the
+checker goes to $10^4$ in float32 and $10^8$ in float64. The gradient has to stay right too.
+""",
+    starter=patched(_BUG_VARIANCE, {_TWO_PASS: _ONE_PASS}),
+    hints=(
+        "Print `mean_of_squares` and `mean * mean` for such an input. How many digits does float32 have?",
+        "Two numbers near 10⁸ are subtracted, and their difference should be 1: it cancels. "
+        "Which expression of the variance has no large numbers in it?",
+    ),
+    reference=_BUG_VARIANCE,
+    alternatives=(
+        """
+def normalize(x, eps):
+    var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0, keepdim=True)
+    return (x - mean) * torch.rsqrt(var + eps)
+""",
+        """
+def normalize(x, eps):
+    x = x - x[:1, :, :1, :1].detach()  # any value near the mean: the offset is gone before squaring
+    mean = x.mean(dim=(0, 2, 3), keepdim=True)
+    var = (x * x).mean(dim=(0, 2, 3), keepdim=True) - mean * mean
+    return (x - mean) / torch.sqrt(var + eps)
+""",
+        """
+def normalize(x, eps):
+    centred = x - x.mean(dim=(0, 2, 3), keepdim=True)
+    return centred / torch.sqrt(centred.square().mean(dim=(0, 2, 3), keepdim=True) + eps)
+""",
+    ),
+    mistakes=(
+        Mistake(
+            "clamped",
+            "You clamp the variance at 0. The `nan` is gone, the wrong scale is not: the digits were lost "
+            "in the subtraction, before the clamp.",
+            {
+                _TWO_PASS: _ONE_PASS.replace(
+                    "mean_of_squares - mean * mean", "(mean_of_squares - mean * mean).clamp(min=0)"
+                )
+            },
+        ),
+        Mistake(
+            "absolute_value",
+            "You take the absolute value of what is left after the cancellation. It is still noise, now "
+            "positive.",
+            {
+                _TWO_PASS: _ONE_PASS.replace(
+                    "mean_of_squares - mean * mean", "(mean_of_squares - mean * mean).abs()"
+                )
+            },
+        ),
+        Mistake(
+            "wider_type",
+            "You compute the same difference in float64. That moves the cliff to larger offsets, and "
+            "float64 inputs still fall off it.",
+            {
+                _TWO_PASS: "var = ((x.double() ** 2).mean(dim=(0, 2, 3), keepdim=True) "
+                "- x.double().mean(dim=(0, 2, 3), keepdim=True) ** 2).to(x.dtype)"
+            },
+        ),
+        Mistake(
+            "nan_replaced",
+            "You replace `nan` in the output. Where the variance came out positive but wrong, the output is "
+            "still wrong.",
+            {
+                _TWO_PASS: _ONE_PASS,
+                "(x - mean) / torch.sqrt(var + eps)": "torch.nan_to_num((x - mean) / torch.sqrt(var + eps))",
+            },
+        ),
+        Mistake(
+            "unbiased",
+            "The offset no longer hurts, but your variance divides by n − 1. Batch Normalization divides by "
+            "n.",
+            {_TWO_PASS: "var = x.var(dim=(0, 2, 3), keepdim=True)"},
+        ),
+        Mistake(
+            "mean_deviation",
+            "You average the absolute deviation. It is robust, but it is not the standard deviation.",
+            {_TWO_PASS: "var = (x - mean).abs().mean(dim=(0, 2, 3), keepdim=True) ** 2"},
+        ),
+        Mistake(
+            "mean_detached",
+            "The output is right, but you detach the mean, and its path is missing from the gradient.",
+            {
+                "mean = x.mean(dim=(0, 2, 3), keepdim=True)": (
+                    "mean = x.mean(dim=(0, 2, 3), keepdim=True).detach()"
+                )
+            },
+        ),
+        Mistake(
+            "centred_in_place",
+            "You centre `x` in place: the caller's data changes.",
+            {"    var = ": "    x -= mean\n    mean = 0 * mean\n    var = "},
+        ),
+    ),
+    probe=_probe_bug_variance,
+    spot_the_bug=True,
+)
+
+# ----------------------------------------------------------------------------------------- cumulative
+
+
+def _probe_cumulative(update: Callable[..., Any], draw: Draw) -> Observations:
+    mean, var, batches = draw.values(3), draw.values(3, low=0.5), 0
+    kept = mean.clone(), var.clone()
+    names = ("running_mean", "running_var", "batches")
+    for step in range(1, 13):
+        after = returned(
+            update(mean, var, batches, draw.batch(2 + step % 3, 3, 1 + step % 2, 4)), update, *names
+        )
+        if step == 1:
+            yield "the arguments are unchanged", torch.equal(mean, kept[0]) and torch.equal(var, kept[1])
+        mean, var, batches = after
+        if step in (1, 2, 3, 12):
+            yield f"running mean after batch {step}", mean
+            yield f"running variance after batch {step}", var
+            yield f"count after batch {step}", batches
+
+
+CUMULATIVE = Exercise(
+    id="batch_norm.cumulative",
+    title="Momentum as a cumulative average",
+    answer="update_cumulative",
+    statement=r"""
+With `momentum=None`, torch's layer keeps the plain average over all batches so far. Write
+`update_cumulative(running_mean, running_var, batches, x)`, which returns
+`(running_mean, running_var, batches)` after the batch `x` of shape $(N, C, H, W)$:
+
+- `batches` is an `int`, the number of batches seen *before* `x`; the returned one includes `x`.
+- After $t$ batches, each running value is the mean of the $t$ batches' statistics, all with the same
+  weight; the variance is again the unbiased one.
+- What the running values were before the first batch leaves no trace. You may keep nothing but these three
+  values.
+""",
+    starter="""
+def update_cumulative(running_mean, running_var, batches, x):
+    raise NotImplementedError  # your code here
+""",
+    hints=(
+        "Write the average of t values with the average of the first t − 1 and the last one.",
+        "It is the usual update with a momentum that depends on t. What must it be at t = 1, and at t = 2?",
+    ),
+    reference="""
+def update_cumulative(running_mean, running_var, batches, x):
+    batches = batches + 1
+    momentum = 1 / batches
+    mean = x.mean(dim=(0, 2, 3))
+    var = x.var(dim=(0, 2, 3), correction=1)
+    running_mean = (1 - momentum) * running_mean + momentum * mean
+    running_var = (1 - momentum) * running_var + momentum * var
+    return running_mean, running_var, batches
+""",
+    alternatives=(
+        """
+def update_cumulative(running_mean, running_var, batches, x):
+    var, mean = torch.var_mean(x, dim=(0, 2, 3))
+    total = batches + 1
+    return (batches * running_mean + mean) / total, (batches * running_var + var) / total, total
+""",
+        """
+def update_cumulative(running_mean, running_var, batches, x):
+    layer = nn.BatchNorm2d(x.size(1), momentum=None).to(x)
+    layer.running_mean.copy_(running_mean)
+    layer.running_var.copy_(running_var)
+    layer.num_batches_tracked.fill_(batches)
+    layer(x)
+    return layer.running_mean, layer.running_var, int(layer.num_batches_tracked)
+""",
+    ),
+    mistakes=(
+        Mistake(
+            "counted_late",
+            "You divide by the number of batches before this one, which is 0 at first. The current batch "
+            "counts.",
+            {"1 / batches": "1 / (batches - 1)"},
+        ),
+        Mistake(
+            "counted_twice",
+            "Your first batch gets the weight 1/2: the current batch is counted twice, and the initial "
+            "values stay in the average.",
+            {"1 / batches": "1 / (batches + 1)"},
+        ),
+        Mistake(
+            "fixed_momentum",
+            "You use the fixed momentum 0.1. That is an exponential average: older batches fade, and the "
+            "initial values stay for a long time.",
+            {"1 / batches": "0.1"},
+        ),
+        Mistake(
+            "capped_momentum",
+            "You take the smaller of 0.1 and 1/t. For the first ten batches that is 0.1, so nothing is "
+            "averaged evenly.",
+            {"1 / batches": "min(0.1, 1 / batches)"},
+        ),
+        Mistake(
+            "last_batch_only",
+            "You return the statistics of the last batch. The average covers all batches so far.",
+            {"1 / batches": "1"},
+        ),
+        Mistake(
+            "halved",
+            "You average the old value and the new one half and half. The last batch then weighs as much as "
+            "all before it.",
+            {"1 / batches": "1 if batches == 1 else 0.5"},
+        ),
+        Mistake(
+            "momentum_swapped",
+            "You swapped the two weights: the new batch gets 1/t, the old average keeps 1 − 1/t.",
+            {
+                "(1 - momentum) * running_mean + momentum * mean": (
+                    "momentum * running_mean + (1 - momentum) * mean"
+                ),
+                "(1 - momentum) * running_var + momentum * var": (
+                    "momentum * running_var + (1 - momentum) * var"
+                ),
+            },
+        ),
+        Mistake(
+            "biased_variance",
+            "You average the biased variance. The running variance holds the unbiased one.",
+            {"correction=1": "correction=0"},
+        ),
+        Mistake(
+            "count_not_returned",
+            "You return the old count, so every batch is the first.",
+            {"return running_mean, running_var, batches": "return running_mean, running_var, batches - 1"},
+        ),
+        Mistake(
+            "sum_of_batches",
+            "You add up the statistics and never divide.",
+            {
+                "(1 - momentum) * running_mean + momentum * mean": "running_mean * (batches > 1) + mean",
+                "(1 - momentum) * running_var + momentum * var": "running_var * (batches > 1) + var",
+            },
+        ),
+        Mistake(
+            "in_place",
+            "You change the tensors that were passed in. Return new ones.",
+            {
+                "running_mean = (1 - momentum) * running_mean + momentum * mean": (
+                    "running_mean.lerp_(mean, momentum)"
+                ),
+                "running_var = (1 - momentum) * running_var + momentum * var": (
+                    "running_var.lerp_(var, momentum)"
+                ),
+            },
+        ),
+    ),
+    probe=_probe_cumulative,
+)
+
+# ---------------------------------------------------------------------------------------------- layer
+
+_STATE = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_RUNNING = ("running_mean", "running_var")
+
+
+def _shapes(layer: nn.Module) -> dict[str, str]:
+    return {name: f"of shape {tuple(value.shape)}" for name, value in sorted(layer.named_parameters())}
+
+
+def _fill(layer: nn.Module, draw: Draw) -> None:
+    """Random γ and β, and running statistics as a checkpoint would bring them."""
+    for name in _STATE[:4]:
+        values = draw.values(3, low=0.5 if name == "running_var" else -2)
+        tensor = getattr(layer, name, None)
+        if isinstance(tensor, Tensor) and tensor.numel() == values.numel():
+            with torch.no_grad():
+                tensor.copy_(values.view_as(tensor))
+
+
+def _free_of_graph(layer: nn.Module) -> bool:
+    buffers = [value for name in _RUNNING if isinstance(value := getattr(layer, name, None), Tensor)]
+    return all(buffer.grad_fn is None for buffer in buffers)
+
+
+def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
+    attempted(lambda: cls(3)(torch.zeros(2, 3, 2, 2)), cls)
+    eps, momentum = draw.uniform(0.05, 0.5), draw.uniform(0.15, 0.4)
+    layer = settle(cls(3, eps=eps, momentum=momentum), draw)
+    yield "the constructor", True
+    yield "the parameters", _shapes(layer)
+    yield "the keys of state_dict()", sorted(layer.state_dict())
+    for name in _STATE:
+        yield f"{name} at the start", getattr(layer, name, None)
+
+    _fill(layer, draw)
+    x = draw.batch(3, 3, 2, 4)
+    kept = x.clone()
+    y = returned(layer(x), cls)
+    yield "output in training", y
+    yield "the input is unchanged", torch.equal(x, kept)
+    for name in (*_RUNNING, "num_batches_tracked"):
+        yield f"{name} after one step", getattr(layer, name, None)
+    kept.requires_grad_()
+    y = returned(layer(kept), cls)
+    yield "no graph in the buffers", _free_of_graph(layer)
+    yield from _gradients(
+        y, draw, x=kept, weight=getattr(layer, "weight", None), bias=getattr(layer, "bias", None)
+    )
+    layer(draw.batch(4, 3, 3, 1))
+    for name in (*_RUNNING, "num_batches_tracked"):
+        yield f"{name} after three steps", getattr(layer, name, None)
+
+    layer.eval()
+    yield "output in evaluation", returned(layer(x), cls)
+    yield "output for a batch of one in evaluation", returned(layer(draw.batch(1, 3, 1, 1)), cls)
+    for name in (*_RUNNING, "num_batches_tracked"):
+        yield f"{name} after evaluation", getattr(layer, name, None)
+    yield from (
+        (f"{name} in evaluation", g) for name, g in _gradients(returned(layer(kept), cls), draw, x=kept)
+    )
+
+    default = settle(cls(3), draw)
+    tiny = 0.005 * draw.batch(3, 3, 1, 2)
+    yield "output with the default eps", returned(default(tiny), cls)
+    yield "running_mean with the default momentum", getattr(default, "running_mean", None)
+    if draw.dtype == torch.float64:
+        yield "output at an offset of 1e8", Approx(returned(default(draw.batch(4, 3, 2, 5) + 1e8), cls), 0.02)
+
+    single = settle(cls(3), draw, torch.float32)
+    yield "output for float32", returned(single(x.float()), cls)
+    half = settle(cls(8), draw, torch.float32)
+    coarse = (draw.batch(4, 8, 3, 2) + 60).bfloat16()
+    yield "output for bfloat16", returned(half(coarse), cls)
+    yield "running_mean for bfloat16", getattr(half, "running_mean", None)
+
+
+LAYER = Exercise(
+    id="batch_norm.layer",
+    title="The whole layer",
+    answer="BatchNorm2d",
+    statement=r"""
+Write the class `BatchNorm2d(num_features, eps=1e-5, momentum=0.1)`, derived from `nn.Module`, for inputs of
+shape $(N, C, H, W)$. It should be a drop-in for torch's: a checkpoint loads both ways. The checker looks at
+
+- **state**: parameters `weight` ($\gamma$, ones) and `bias` ($\beta$, zeros), buffers `running_mean`
+  (zeros) and `running_var` (ones), all of shape $(C,)$, and the buffer `num_batches_tracked` (an integer 0,
+  shape `()`);
+- **training**: the output and all gradients; the running statistics (unbiased variance) and the counter
+  after one and after three steps; no autograd graph left in the buffers; the input unchanged;
+- **evaluation**: the output from the running statistics, also for a batch of one; nothing is updated;
+- **numbers**: the dtype of the input comes out; bfloat16 and float16 inputs to a float32 layer have their
+  statistics computed in float32; the variance stays right at a mean of $10^8$ deviations (in float64).
+""",
+    starter="""
+class BatchNorm2d(nn.Module):
+    def __init__(self, num_features, eps=1e-5, momentum=0.1):
+        super().__init__()
+        # your code here
+
+    def forward(self, x):
+        raise NotImplementedError  # your code here
+""",
+    hints=(
+        "`nn.Parameter` registers what is learned, `self.register_buffer(name, tensor)` what is kept but "
+        "not learned.",
+        "`self.training` tells the two modes apart. Choose `mean` and `var` by it, then normalize once for "
+        "both.",
+        "Update the buffers in place under `torch.no_grad()`, and outside of it compute the output from "
+        "statistics that still carry their graph.",
+        "For half precision: convert `x` to float32 first, and the result back to `x.dtype` last.",
+    ),
+    reference="""
+class BatchNorm2d(nn.Module):
+    def __init__(self, num_features, eps=1e-5, momentum=0.1):
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x):
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        if self.training:
+            mean = wide.mean(dim=(0, 2, 3))
+            var = wide.var(dim=(0, 2, 3), correction=0)
+            n = x.numel() / x.size(1)
+            m = self.momentum
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.mul_(1 - m).add_(m * mean)
+                self.running_var.mul_(1 - m).add_(m * var * n / (n - 1))
+        else:
+            mean, var = self.running_mean, self.running_var
+        channel = (1, -1, 1, 1)
+        x_hat = (wide - mean.view(channel)) / torch.sqrt(var.view(channel) + self.eps)
+        y = self.weight.view(channel) * x_hat + self.bias.view(channel)
+        return y.to(x.dtype)
+""",
+    alternatives=(
+        """
+class BatchNorm2d(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x)
+""",
+        """
+class BatchNorm2d(nn.Module):
+    def __init__(self, num_features, eps=1e-5, momentum=0.1):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+
+    def forward(self, x):
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            var, mean = torch.var_mean(x.to(self.weight.dtype), dim=(0, 2, 3), correction=0)
+            self._update(mean.detach(), var.detach(), x[:, 0].numel())
+        scale = torch.rsqrt(var + self.eps) * self.weight
+        centred = x - mean[None, :, None, None]
+        return (centred * scale[None, :, None, None] + self.bias[None, :, None, None]).to(x.dtype)
+
+    def _update(self, mean, var, n):
+        self.num_batches_tracked += 1
+        self.running_mean = (1 - self.momentum) * self.running_mean + self.momentum * mean
+        self.running_var = (1 - self.momentum) * self.running_var + self.momentum * var * n / (n - 1)
+""",
+        """
+class BatchNorm2d(nn.Module):
+    def __init__(self, num_features, eps=1e-5, momentum=0.1):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.register_parameter("weight", nn.Parameter(torch.ones(num_features)))
+        self.register_parameter("bias", nn.Parameter(torch.zeros(num_features)))
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, x):
+        rows = x.movedim(1, -1)
+        shape = rows.shape
+        rows = rows.reshape(-1, shape[-1])
+        if rows.dtype != torch.float64:
+            rows = rows.float()
+        if self.training:
+            mean = rows.mean(0)
+            centred = rows - mean
+            squares = torch.einsum("nc,nc->c", centred, centred)
+            self.num_batches_tracked.add_(1)
+            self.running_mean.data.lerp_(mean.data, self.momentum)
+            self.running_var.data.lerp_(squares.data / (len(rows) - 1), self.momentum)
+            var = squares / len(rows)
+        else:
+            centred, var = rows - self.running_mean, self.running_var
+        y = torch.addcmul(self.bias, centred / (var + self.eps).sqrt(), self.weight)
+        return y.reshape(shape).movedim(-1, 1).to(x.dtype)
+""",
+        """
+class BatchNorm2d(nn.Module):
+    def __init__(self, num_features, eps=1e-5, momentum=0.1):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x):
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias,
+            self.training, self.momentum, self.eps,
+        )
+""",
+    ),
+    mistakes=(
+        Mistake(
+            "ignores_mode",
+            "Your layer does the same in evaluation as in training: it normalizes with the batch and moves "
+            "the buffers. A prediction then depends on who else is in the batch.",
+            {"if self.training:": "if True:"},
+        ),
+        Mistake(
+            "evaluation_uses_batch",
+            "In evaluation you still normalize with the batch's statistics. A prediction then depends on "
+            "the other samples, and a batch of one loses everything.",
+            {
+                "mean, var = self.running_mean, self.running_var": "mean = wide.mean(dim=(0, 2, 3))\n"
+                "            var = wide.var(dim=(0, 2, 3), correction=0)"
+            },
+        ),
+        Mistake(
+            "training_uses_running",
+            "In training you normalize with the running statistics. They lag behind, and no gradient flows "
+            "through them.",
+            {
+                "        channel = (1, -1, 1, 1)": "        mean, var = self.running_mean, self.running_var\n"
+                "        channel = (1, -1, 1, 1)"
+            },
+        ),
+        Mistake(
+            "updates_in_evaluation",
+            "You move the buffers in evaluation too. A trained model then changes while it is only being "
+            "used.",
+            {
+                "mean, var = self.running_mean, self.running_var": (
+                    "mean, var = self.running_mean.clone(), self.running_var.clone()\n"
+                    "            self.running_mean.lerp_(wide.detach().mean(dim=(0, 2, 3)), self.momentum)"
+                )
+            },
+        ),
+        Mistake(
+            "running_mean_never_updated",
+            "The running mean never moves from 0, so evaluation subtracts nothing.",
+            {"                self.running_mean.mul_(1 - m).add_(m * mean)\n": ""},
+        ),
+        Mistake(
+            "running_var_never_updated",
+            "The running variance never moves from 1, so evaluation does not rescale.",
+            {"                self.running_var.mul_(1 - m).add_(m * var * n / (n - 1))\n": ""},
+        ),
+        Mistake(
+            "biased_running_var",
+            "You store the biased variance. The batch is normalized with it, but the buffer holds the "
+            "unbiased one, an estimate for data to come.",
+            {"m * var * n / (n - 1)": "m * var"},
+        ),
+        Mistake(
+            "momentum_swapped",
+            "You swapped the weights of old and new: momentum is the weight of the newest batch.",
+            {"m = self.momentum": "m = 1 - self.momentum"},
+        ),
+        Mistake(
+            "momentum_fixed",
+            "You ignore the argument `momentum` and always use 0.1.",
+            {"m = self.momentum": "m = 0.1"},
+        ),
+        Mistake(
+            "default_momentum",
+            "Your default momentum is 0.9. torch's convention is 0.1, the weight of the newest batch (other "
+            "libraries count the other way round).",
+            {"momentum=0.1": "momentum=0.9"},
+        ),
+        Mistake(
+            "running_deviation",
+            "You keep the running standard deviation in `running_var`. It has to hold the variance.",
+            {"m * var * n / (n - 1)": "m * torch.sqrt(var * n / (n - 1))"},
+        ),
+        Mistake(
+            "running_of_normalized",
+            "You take the running statistics after the normalization. There the mean is 0 and the variance "
+            "about 1, whatever the data.",
+            {
+                "            n = x.numel()": (
+                    "            std = torch.sqrt(var + self.eps).view(1, -1, 1, 1)\n"
+                    "            normed = (wide - mean.view(1, -1, 1, 1)) / std\n"
+                    "            n = x.numel()"
+                ),
+                "m * mean": "m * normed.mean(dim=(0, 2, 3))",
+                "m * var * n": "m * normed.var(dim=(0, 2, 3), correction=0) * n",
+            },
+        ),
+        Mistake(
+            "graph_kept",
+            "Your buffers keep the autograd graph of every step. Memory grows from step to step, and an "
+            "evaluation tries to run backward through old batches.",
+            {"with torch.no_grad():": "if True:"},
+        ),
+        Mistake(
+            "statistics_detached",
+            "The output is right, the gradient is not: you cut the mean and the variance off the graph. "
+            "They depend on `x`, and these two paths carry what makes the layer work.",
+            {
+                "wide.mean(dim=(0, 2, 3))": "wide.mean(dim=(0, 2, 3)).detach()",
+                "correction=0)": "correction=0).detach()",
+            },
+        ),
+        Mistake(
+            "no_graph",
+            "You compute the output without autograd. No gradient reaches γ, β or the layers below, so "
+            "nothing learns.",
+            {"    def forward": "    @torch.no_grad()\n    def forward"},
+        ),
+        Mistake(
+            "no_affine",
+            "There is no γ and no β. Without them the layer can only produce mean 0 and variance 1.",
+            {
+                "        self.weight = nn.Parameter(torch.ones(num_features))\n": "",
+                "        self.bias = nn.Parameter(torch.zeros(num_features))\n": "",
+                "self.weight.view(channel) * x_hat + self.bias.view(channel)": "x_hat",
+            },
+        ),
+        Mistake(
+            "affine_unused",
+            "You register γ and β but do not apply them.",
+            {"self.weight.view(channel) * x_hat + self.bias.view(channel)": "x_hat"},
+        ),
+        Mistake(
+            "affine_swapped",
+            "You swapped `weight` and `bias`: γ scales and β shifts.",
+            {
+                "self.weight.view(channel) * x_hat + self.bias.view(channel)": (
+                    "self.bias.view(channel) * x_hat + self.weight.view(channel)"
+                )
+            },
+        ),
+        Mistake(
+            "affine_first",
+            "You apply γ and β before the normalization, which undoes them.",
+            {
+                "        if self.training:": (
+                    "        wide = self.weight.view(1, -1, 1, 1) * wide + self.bias.view(1, -1, 1, 1)\n"
+                    "        if self.training:"
+                ),
+                "self.weight.view(channel) * x_hat + self.bias.view(channel)": "x_hat",
+            },
+        ),
+        Mistake(
+            "affine_not_learned",
+            "γ and β are buffers: they are saved, but no optimizer sees them, so they never learn.",
+            {
+                "self.weight = nn.Parameter(torch.ones(num_features))": (
+                    'self.register_buffer("weight", torch.ones(num_features))'
+                ),
+                "self.bias = nn.Parameter(torch.zeros(num_features))": (
+                    'self.register_buffer("bias", torch.zeros(num_features))'
+                ),
+            },
+        ),
+        Mistake(
+            "own_names",
+            "Your parameters have names of your own. A checkpoint finds γ and β as `weight` and `bias`.",
+            {
+                "self.weight = nn": "self.gamma = nn",
+                "self.bias = nn": "self.beta = nn",
+                "self.weight.view(channel) * x_hat + self.bias": (
+                    "self.gamma.view(channel) * x_hat + self.beta"
+                ),
+            },
+        ),
+        Mistake(
+            "gamma_starts_at_zero",
+            "γ starts at 0, so the fresh layer outputs 0 and passes no gradient to what comes before. It "
+            "starts at 1.",
+            {"torch.ones(num_features))\n        self.bias": "torch.zeros(num_features))\n        self.bias"},
+        ),
+        Mistake(
+            "running_var_starts_at_zero",
+            "The running variance starts at 0. It starts at 1: an untrained layer in evaluation should "
+            "change nothing, not divide by √ε.",
+            {'"running_var", torch.ones': '"running_var", torch.zeros'},
+        ),
+        Mistake(
+            "plain_attributes",
+            "Your running statistics are plain attributes. They are missing from `state_dict()` and stay "
+            "behind when the model moves to another device or dtype.",
+            {
+                'self.register_buffer("running_mean", torch.zeros(num_features))': (
+                    "self.running_mean = torch.zeros(num_features)"
+                ),
+                'self.register_buffer("running_var", torch.ones(num_features))': (
+                    "self.running_var = torch.ones(num_features)"
+                ),
+            },
+        ),
+        Mistake(
+            "buffers_as_parameters",
+            "Your running statistics are parameters. The optimizer would move (and decay) them; they are "
+            "measured, not learned.",
+            {
+                'self.register_buffer("running_mean", torch.zeros(num_features))': (
+                    "self.running_mean = nn.Parameter(torch.zeros(num_features))"
+                ),
+                'self.register_buffer("running_var", torch.ones(num_features))': (
+                    "self.running_var = nn.Parameter(torch.ones(num_features))"
+                ),
+            },
+        ),
+        Mistake(
+            "broadcast_shapes",
+            "Your running statistics have shape (1, C, 1, 1). It saves you a `view`, but torch's "
+            "checkpoints hold (C,) and no longer load.",
+            {
+                '"running_mean", torch.zeros(num_features)': (
+                    '"running_mean", torch.zeros(1, num_features, 1, 1)'
+                ),
+                '"running_var", torch.ones(num_features)': '"running_var", torch.ones(1, num_features, 1, 1)',
+                "add_(m * mean)": "add_(m * mean.view(1, -1, 1, 1))",
+                "add_(m * var * n / (n - 1))": "add_((m * var * n / (n - 1)).view(1, -1, 1, 1))",
+            },
+        ),
+        Mistake(
+            "counter_missing",
+            "There is no `num_batches_tracked`. torch's checkpoints hold it, and `momentum=None` needs it.",
+            {
+                '        self.register_buffer("num_batches_tracked", torch.tensor(0))\n': "",
+                "                self.num_batches_tracked += 1\n": "",
+            },
+        ),
+        Mistake(
+            "counter_stuck",
+            "`num_batches_tracked` never counts. With `momentum=None` every batch would be the first.",
+            {"                self.num_batches_tracked += 1\n": ""},
+        ),
+        Mistake(
+            "counter_not_an_integer",
+            "`num_batches_tracked` is a floating-point number. In half precision a float stops counting at "
+            "2048 or earlier.",
+            {"torch.tensor(0)": "torch.tensor(0.0)"},
+        ),
+        Mistake(
+            "eps_outside_root",
+            "You add ε to the standard deviation. It belongs under the root, to the variance.",
+            {"torch.sqrt(var.view(channel) + self.eps)": "(torch.sqrt(var.view(channel)) + self.eps)"},
+        ),
+        Mistake(
+            "eps_twice",
+            "You add ε twice, under the root and outside. Once is enough.",
+            {
+                "torch.sqrt(var.view(channel) + self.eps)": (
+                    "(torch.sqrt(var.view(channel) + self.eps) + self.eps)"
+                )
+            },
+        ),
+        Mistake(
+            "eps_fixed",
+            "You ignore the argument `eps` and always use 1e-5.",
+            {"self.eps = eps": "self.eps = 1e-5"},
+        ),
+        Mistake(
+            "no_root",
+            "You divide by the variance, not by its root. The output then has spread 1/σ.",
+            {"torch.sqrt(var.view(channel) + self.eps)": "(var.view(channel) + self.eps)"},
+        ),
+        Mistake(
+            "unbiased_normalization",
+            "You normalize with the unbiased variance. The batch is divided by the biased one; only the "
+            "buffer takes the unbiased.",
+            {"correction=0": "correction=1", "m * var * n / (n - 1)": "m * var"},
+        ),
+        Mistake(
+            "bessel_twice",
+            "Your variance is unbiased already, and then you multiply by n/(n − 1) once more.",
+            {"correction=0": "correction=1"},
+        ),
+        Mistake(
+            "per_sample",
+            "Your statistics are taken over each sample, not over each channel. That is Layer "
+            "Normalization, and its mean has N values where the buffer has C.",
+            {
+                "wide.mean(dim=(0, 2, 3))": "wide.mean(dim=(1, 2, 3))",
+                "wide.var(dim=(0, 2, 3)": "wide.var(dim=(1, 2, 3)",
+            },
+        ),
+        Mistake(
+            "all_axes",
+            "You use one mean and one variance for all channels. Each channel needs its own.",
+            {"wide.mean(dim=(0, 2, 3))": "wide.mean()", "wide.var(dim=(0, 2, 3), ": "wide.var("},
+        ),
+        Mistake(
+            "batch_axis_only",
+            "You average over the batch only. All H·W positions of a channel share its statistics.",
+            {"wide.mean(dim=(0, 2, 3))": "wide.mean(dim=0)", "wide.var(dim=(0, 2, 3)": "wide.var(dim=0"},
+        ),
+        Mistake(
+            "channels_mixed",
+            "You reshape (N, C, H, W) to (C, …) to get one row per channel. A reshape keeps the order in "
+            "memory, so your rows mix the channels; swap the axes first.",
+            {
+                "wide.mean(dim=(0, 2, 3))": "wide.reshape(x.size(1), -1).mean(dim=1)",
+                "wide.var(dim=(0, 2, 3), ": "wide.reshape(x.size(1), -1).var(dim=1, ",
+            },
+        ),
+        Mistake(
+            "input_changed",
+            "You overwrite the input. Its owner may still need it: a residual connection does, and so does "
+            "autograd.",
+            {
+                "        x_hat = (wide - mean.view(channel))": (
+                    "        wide -= mean.view(channel)\n        x_hat = wide"
+                )
+            },
+        ),
+        Mistake(
+            "one_pass_variance",
+            "Your variance is E[x²] − E[x]². Where the mean is large against the deviation, two large "
+            "numbers cancel and only noise is left.",
+            {"wide.var(dim=(0, 2, 3), correction=0)": "(wide * wide).mean(dim=(0, 2, 3)) - mean * mean"},
+        ),
+        Mistake(
+            "half_precision_statistics",
+            "For bfloat16 and float16 inputs you compute the statistics in half precision, where a mean "
+            "keeps two or three digits.",
+            {"x.float() if x.dtype in (torch.float16, torch.bfloat16) else x": "x"},
+        ),
+        Mistake(
+            "float32_output",
+            "A bfloat16 input comes out as float32. The next layer then runs in float32 too, or refuses.",
+            {"y.to(x.dtype)": "y"},
+        ),
+        Mistake(
+            "always_float32",
+            "You convert every input to float32, float64 as well, and lose half of its digits.",
+            {"x.float() if x.dtype in (torch.float16, torch.bfloat16) else x": "x.float()"},
+        ),
+    ),
+    probe=_probe_layer,
+)
+
+# ------------------------------------------------------------------------------------------ bug: graph
+
+
+def _can_be_copied(layer: nn.Module) -> bool:
+    try:
+        copy.deepcopy(layer)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _probe_bug_graph(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
+    eps, momentum = draw.uniform(0.05, 0.5), draw.uniform(0.15, 0.4)
+    layer = settle(cls(3, eps=eps, momentum=momentum), draw)
+    yield "the parameters", _shapes(layer)
+    yield "the keys of state_dict()", sorted(layer.state_dict())
+    _fill(layer, draw)
+    x = draw.batch(5, 3).requires_grad_()
+    y = returned(layer(x), cls)
+    yield "output in training", y
+    yield from _gradients(
+        y, draw, x=x, weight=getattr(layer, "weight", None), bias=getattr(layer, "bias", None)
+    )
+    layer(draw.batch(4, 3))
+    for name in _RUNNING:
+        yield f"{name} after two steps", getattr(layer, name, None)
+    yield "no graph in the buffers", _free_of_graph(layer)
+    yield "the trained layer can be copied", _can_be_copied(layer)
+    layer.eval()
+    y = returned(layer(x), cls)
+    yield "output in evaluation", y
+    yield from ((f"{name} in evaluation", g) for name, g in _gradients(y, draw, x=x))
+    y = returned(layer(draw.batch(2, 3)), cls)
+    yield from ((f"{name} of an old batch in evaluation", g) for name, g in _gradients(y, draw, x=x))
+
+
+_UPDATE_MEAN = "self.running_mean = (1 - m) * self.running_mean + m * mean"
+_UPDATE_VAR = "self.running_var = (1 - m) * self.running_var + m * var"
+_BUG_GRAPH = f"""
+class LeakyBatchNorm(nn.Module):
+    def __init__(self, num_features, eps=1e-5, momentum=0.1):
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, x):
+        if self.training:
+            mean = x.mean(dim=0)
+            var = x.var(dim=0, correction=0)
+            n = len(x)
+            m = self.momentum
+            {_UPDATE_MEAN}.detach()
+            {_UPDATE_VAR}.detach() * n / (n - 1)
+        else:
+            mean, var = self.running_mean, self.running_var
+        x_hat = (x - mean) / torch.sqrt(var + self.eps)
+        return self.weight * x_hat + self.bias
+"""
+
+BUG_GRAPH = Exercise(
+    id="batch_norm.bug_graph",
+    title="Spot the bug: memory that grows",
+    answer="LeakyBatchNorm",
+    statement=r"""
+This layer for inputs $(N, C)$ follows a pattern of several published implementations (and of the text this
+course grew from). Every number it returns is right, and it trains. But put it after another layer with
+parameters, and
+
+- memory grows with every training step;
+- `copy.deepcopy(model)` raises *Only Tensors created explicitly by the user ... support the deepcopy
+  protocol*;
+- in evaluation, `loss.backward()` raises *Trying to backward through the graph a second time*.
+
+Repair the class `LeakyBatchNorm(num_features, eps=1e-5, momentum=0.1)`. Outputs, gradients and running
+statistics in training must stay as they are.
+""",
+    starter=patched(
+        _BUG_GRAPH,
+        {f"{_UPDATE_MEAN}.detach()": _UPDATE_MEAN, f"{_UPDATE_VAR}.detach() * n": f"{_UPDATE_VAR} * n"},
+    ),
+    hints=(
+        "Print `layer.running_mean.grad_fn` after a training step whose input requires a gradient.",
+        "The buffers need the numbers of `mean` and `var`, not their history. The normalization needs both.",
+        "`torch.no_grad()` or `detach()`: in the right two lines only.",
+    ),
+    reference=_BUG_GRAPH,
+    alternatives=(
+        patched(
+            _BUG_GRAPH,
+            {
+                f"            {_UPDATE_MEAN}.detach()\n            {_UPDATE_VAR}.detach() * n / (n - 1)": (
+                    "            with torch.no_grad():\n"
+                    "                self.running_mean.mul_(1 - m).add_(m * mean)\n"
+                    "                self.running_var.lerp_(x.var(dim=0), m)"
+                )
+            },
+        ),
+        patched(
+            _BUG_GRAPH,
+            {
+                f"{_UPDATE_MEAN}.detach()": (
+                    "self.running_mean.data = (1 - m) * self.running_mean + m * mean.data"
+                ),
+                f"{_UPDATE_VAR}.detach()": f"{_UPDATE_VAR}.data",
+            },
+        ),
+    ),
+    mistakes=(
+        Mistake(
+            "variance_forgotten",
+            "The running mean is free now, but the running variance still keeps its graph.",
+            {f"{_UPDATE_VAR}.detach()": _UPDATE_VAR},
+        ),
+        Mistake(
+            "mean_forgotten",
+            "The running variance is free now, but the running mean still keeps its graph.",
+            {f"{_UPDATE_MEAN}.detach()": _UPDATE_MEAN},
+        ),
+        Mistake(
+            "statistics_detached",
+            "The buffers are free, but the price is too high: you detach the statistics before the "
+            "normalization uses them, and the gradient in x is wrong.",
+            {
+                "mean = x.mean(dim=0)": "mean = x.mean(dim=0).detach()",
+                "correction=0)": "correction=0).detach()",
+            },
+        ),
+        Mistake(
+            "variance_detached",
+            "You detach the variance that the normalization uses as well. The gradient in x loses a path.",
+            {"correction=0)": "correction=0).detach()"},
+        ),
+        Mistake(
+            "input_detached",
+            "You detach the input. No gradient reaches the layers below, so they never learn.",
+            {"        if self.training:": "        x = x.detach()\n        if self.training:"},
+        ),
+        Mistake(
+            "output_without_graph",
+            "You compute the whole output without autograd. Nothing learns any more, not even γ and β.",
+            {
+                "        return self.weight * x_hat + self.bias": (
+                    "        return (self.weight * x_hat + self.bias).detach()"
+                )
+            },
+        ),
+        Mistake(
+            "hidden_in_evaluation",
+            "You detach where evaluation reads the buffers. The error is gone, but training still stores "
+            "every graph.",
+            {
+                f"{_UPDATE_MEAN}.detach()": _UPDATE_MEAN,
+                f"{_UPDATE_VAR}.detach()": _UPDATE_VAR,
+                "mean, var = self.running_mean, self.running_var": (
+                    "mean, var = self.running_mean.detach(), self.running_var.detach()"
+                ),
+            },
+        ),
+        Mistake(
+            "no_update",
+            "The graph is gone because you no longer update the buffers. Evaluation needs them.",
+            {
+                f"            {_UPDATE_MEAN}.detach()\n": "",
+                f"            {_UPDATE_VAR}.detach() * n / (n - 1)\n": "",
+            },
+        ),
+        Mistake(
+            "old_values_replaced",
+            "The buffers are free of graphs, but they now hold the last batch's statistics alone, not an "
+            "average.",
+            {
+                f"{_UPDATE_MEAN}.detach()": "self.running_mean = mean.detach()",
+                f"{_UPDATE_VAR}.detach() * n": "self.running_var = var.detach() * n",
+            },
+        ),
+        Mistake(
+            "biased_variance",
+            "The graph is gone, and so is the factor n/(n − 1): the running variance is biased now.",
+            {".detach() * n / (n - 1)": ".detach()"},
+        ),
+        Mistake(
+            "plain_attributes",
+            "The running statistics are no longer buffers. They are missing from `state_dict()`, so a "
+            "checkpoint loses them.",
+            {
+                'self.register_buffer("running_mean", torch.zeros(num_features))': (
+                    "self.running_mean = torch.zeros(num_features)"
+                ),
+                'self.register_buffer("running_var", torch.ones(num_features))': (
+                    "self.running_var = torch.ones(num_features)"
+                ),
+            },
+        ),
+    ),
+    probe=_probe_bug_graph,
+    spot_the_bug=True,
+)
+
+# --------------------------------------------------------------------------------------- bug: momentum
+
+
+def _probe_bug_momentum(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
+    momentum = draw.uniform(0.22, 0.3)  # 1/momentum lies between 3 and 5
+    layer = settle(cls(3, momentum=momentum), draw)
+    for step in range(1, 9):
+        x = draw.batch(4, 3)
+        y = returned(layer(x), cls)
+        if step == 1:
+            yield "output in training", y
+        if step in (1, 2, 3, 8):
+            for name in _RUNNING:
+                yield f"{name} after step {step}", Approx(getattr(layer, name, None), 1e-6)
+    yield "step_count", int(getattr(layer, "step_count", 0))
+    layer.eval()
+    yield "output in evaluation", Approx(returned(layer(x), cls), 1e-6)
+
+
+_MOMENTUM = "max(self.momentum, 1 / (int(self.step_count) + 1))"
+_BUG_MOMENTUM = f"""
+class AdaptiveBatchNorm(nn.Module):
+    def __init__(self, num_features, eps=1e-5, momentum=0.1):
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("step_count", torch.tensor(0))
+
+    def forward(self, x):
+        if self.training:
+            mean = x.mean(dim=0)
+            var = x.var(dim=0, correction=0)
+            momentum = {_MOMENTUM}
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(x.var(dim=0, correction=1), momentum)
+                self.step_count += 1
+        else:
+            mean, var = self.running_mean, self.running_var
+        return (x - mean) / torch.sqrt(var + self.eps)
+"""
+
+BUG_MOMENTUM = Exercise(
+    id="batch_norm.bug_momentum",
+    title="Spot the bug: an average that is none",
+    answer="AdaptiveBatchNorm",
+    statement=r"""
+This layer for inputs $(N, C)$ comes from the text that this course grew from (its other bugs are mended
+here). Its running statistics should be usable from the first step on: the plain average of all batches
+seen, as long as there are few, and then the usual exponential average with `momentum`; a batch's weight
+never falls below `momentum`.
+
+It does neither. After one batch with mean 10 the running mean is 1.0, not 10. After the thousandth batch, a
+change in the data no longer shows: the newest batch has weight 0.001.
+
+Repair `AdaptiveBatchNorm(num_features, eps=1e-5, momentum=0.1)`; `step_count` counts the training steps.
+There is one bug.
+""",
+    starter=patched(_BUG_MOMENTUM, {"max(": "min("}),
+    hints=(
+        "Write down the momentum of steps 1, 2, 3, … 20 as the code computes it, and as the text above "
+        "wants it.",
+        "The average over t batches gives the newest one the weight 1/t. That is large at first.",
+    ),
+    reference=_BUG_MOMENTUM,
+    alternatives=(
+        patched(
+            _BUG_MOMENTUM,
+            {
+                f"            momentum = {_MOMENTUM}": "            self.step_count += 1\n"
+                "            momentum = (1 / self.step_count).clamp(min=self.momentum).to(x.dtype)",
+                "                self.step_count += 1\n": "",
+            },
+        ),
+        patched(
+            _BUG_MOMENTUM,
+            {
+                _MOMENTUM: "1 / (self.step_count.item() + 1)\n"
+                "            if momentum < self.momentum:\n"
+                "                momentum = self.momentum"
+            },
+        ),
+    ),
+    mistakes=(
+        Mistake(
+            "never_exponential",
+            "You average all batches evenly for ever. After a thousand steps the layer can no longer follow "
+            "the data.",
+            {_MOMENTUM: "1 / (int(self.step_count) + 1)"},
+        ),
+        Mistake(
+            "never_average",
+            "Your momentum is constant. The initial 0 and 1 stay in the running statistics for many steps.",
+            {_MOMENTUM: "self.momentum"},
+        ),
+        Mistake(
+            "first_batch_only",
+            "The first batch replaces the initial values, but from the second on you use the fixed momentum: "
+            "the first batch then dominates.",
+            {_MOMENTUM: "1.0 if self.step_count == 0 else self.momentum"},
+        ),
+        Mistake(
+            "counted_twice",
+            "Your first batch gets the weight 1/2, so half of the initial 0 stays. At the first step the "
+            "weight is 1.",
+            {_MOMENTUM: "max(self.momentum, 1 / (int(self.step_count) + 2))"},
+        ),
+        Mistake(
+            "counted_late",
+            "You divide by the steps before this one, which are 0 at first.",
+            {_MOMENTUM: "max(self.momentum, 1 / int(self.step_count))"},
+        ),
+        Mistake(
+            "limits_swapped",
+            "You compare with 1 − momentum. The weight of the newest batch is at least `momentum`.",
+            {_MOMENTUM: "max(1 - self.momentum, 1 / (int(self.step_count) + 1))"},
+        ),
+        Mistake(
+            "weights_swapped",
+            "Your momentum now weighs the old value, so the first batch leaves no trace at all.",
+            {_MOMENTUM: "1 - max(self.momentum, 1 / (int(self.step_count) + 1))"},
+        ),
+        Mistake(
+            "added",
+            "You add the two weights. Their sum exceeds 1 at the first step, which overshoots the batch's "
+            "mean.",
+            {_MOMENTUM: "self.momentum + 1 / (int(self.step_count) + 1)"},
+        ),
+        Mistake(
+            "count_stuck",
+            "The step count no longer moves, so every batch is the first and replaces all before it.",
+            {"                self.step_count += 1\n": ""},
+        ),
+        Mistake(
+            "biased_variance",
+            "The momentum is right, but the running variance is biased now.",
+            {"x.var(dim=0, correction=1)": "var"},
+        ),
+    ),
+    probe=_probe_bug_momentum,
+    spot_the_bug=True,
+)
+
+# ----------------------------------------------------------------------------------------------- fold
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def _unchanged(module: nn.Module, before: dict[str, Tensor]) -> bool:
+    now = module.state_dict()
+    return now.keys() == before.keys() and all(
+        torch.equal(now[name], value) for name, value in before.items()
+    )
+
+
+def _probe_fold(fold: Callable[..., Any], draw: Draw) -> Observations:
+    plain = {"kernel_size": 3, "padding": 1}
+    special = {"kernel_size": (3, 2), "stride": (2, 1), "padding": (2, 1), "dilation": 2, "groups": 2}
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("a plain convolution", plain),
+        ("a convolution without bias", {**plain, "bias": False}),
+        ("a convolution with stride, padding, dilation and groups", special),
+        ("a convolution with reflected borders", {**plain, "padding_mode": "reflect"}),
+    ]
+    for name, settings in cases:
+        conv = settle(nn.Conv2d(4, 4, **settings), draw)
+        bn = settle(nn.BatchNorm2d(4, eps=draw.uniform(0.05, 0.5)), draw)
+        with torch.no_grad():
+            for tensor in (*conv.parameters(), bn.weight, bn.bias, bn.running_mean):
+                assert isinstance(tensor, Tensor)
+                tensor.copy_(draw.values(*tensor.shape))
+            assert isinstance(bn.running_var, Tensor)
+            bn.running_var.copy_(draw.values(4, low=0.5))
+        x = draw.batch(2, 4, 6, 7)
+        before = _state(conv), _state(bn)
+        folded = fold(conv, bn)
+        if folded is None:
+            returned(folded, fold)
+        if folded is ... or not isinstance(folded, nn.Conv2d):
+            raise Broken(
+                f"`fold` returns an object of type {type(folded).__name__}, expected an `nn.Conv2d`."
+            )
+        if name == cases[0][0]:
+            yield "a new convolution", folded is not conv
+        yield f"output for {name}", returned(folded(x), type(folded))
+        yield (
+            f"the arguments are unchanged for {name}",
+            _unchanged(conv, before[0]) and _unchanged(bn, before[1]),
+        )
+    yield "the mode of the BatchNorm layer", bn.training
+    single = fold(settle(conv, draw, torch.float32), settle(bn, draw, torch.float32))
+    yield "dtype for a float32 convolution", str(single.weight.dtype)
+
+
+FOLD = Exercise(
+    id="batch_norm.fold",
+    title="Fold it into a convolution",
+    answer="fold",
+    statement=r"""
+In evaluation, Batch Normalization is an affine map per channel, and so is what a convolution does last.
+Write `fold(conv, bn)`: for an `nn.Conv2d` and the `nn.BatchNorm2d` that follows it, return a *new*
+`nn.Conv2d` that gives in one step what `bn` in evaluation makes of `conv`'s output.
+
+- It works for every convolution: with or without bias, with any stride, padding (also `padding_mode`),
+  dilation and groups, and in the dtype of `conv`.
+- `conv` and `bn` stay as they are; `bn` may be in training mode, and you use its running statistics all the
+  same.
+""",
+    starter="""
+def fold(conv, bn):
+    raise NotImplementedError  # your code here
+""",
+    hints=(
+        "Write γ (w∗x + b − μ)/√(σ² + ε) + β as w′∗x + b′. What are w′ and b′?",
+        "`conv.weight` has shape (C_out, C_in/groups, kH, kW); the scale belongs to the first axis.",
+        "`nn.Conv2d` takes stride, padding, dilation, groups and padding_mode; each is an attribute of "
+        "`conv`. The new one needs a bias even if the old one has none.",
+    ),
+    reference="""
+def fold(conv, bn):
+    folded = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,
+        padding=conv.padding, dilation=conv.dilation, groups=conv.groups,
+        bias=True, padding_mode=conv.padding_mode,
+    ).to(conv.weight)
+    scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+    bias = 0 if conv.bias is None else conv.bias
+    with torch.no_grad():
+        folded.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
+        folded.bias.copy_((bias - bn.running_mean) * scale + bn.bias)
+    return folded
+""",
+    alternatives=(
+        """
+def fold(conv, bn):
+    import copy
+
+    folded = copy.deepcopy(conv)
+    scale = (bn.weight * torch.rsqrt(bn.running_var + bn.eps)).detach()
+    folded.weight.data = torch.einsum("oikl,o->oikl", conv.weight.data, scale)
+    bias = torch.zeros_like(bn.running_mean) if conv.bias is None else conv.bias.data
+    folded.bias = nn.Parameter(bn.bias.data + scale * (bias - bn.running_mean))
+    return folded
+""",
+        """
+def fold(conv, bn):
+    import copy
+
+    folded = copy.deepcopy(conv)
+    folded.weight, folded.bias = nn.utils.fuse_conv_bn_weights(
+        conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
+    )
+    return folded
+""",
+    ),
+    mistakes=(
+        Mistake(
+            "convolution_bias_lost",
+            "You leave out the convolution's own bias.",
+            {"0 if conv.bias is None else conv.bias": "0"},
+        ),
+        Mistake(
+            "bias_not_scaled",
+            "The convolution's bias passes through Batch Normalization as well: it has to be scaled.",
+            {"(bias - bn.running_mean) * scale": "bias - bn.running_mean * scale"},
+        ),
+        Mistake(
+            "bias_required",
+            "You read `conv.bias` even where there is none. Convolutions before Batch Normalization rarely "
+            "have one.",
+            {"0 if conv.bias is None else conv.bias": "conv.bias"},
+        ),
+        Mistake(
+            "mean_lost",
+            "You do not subtract the running mean.",
+            {"(bias - bn.running_mean) * scale": "bias * scale"},
+        ),
+        Mistake(
+            "mean_added",
+            "You add the running mean. Batch Normalization subtracts it.",
+            {"(bias - bn.running_mean)": "(bias + bn.running_mean)"},
+        ),
+        Mistake(
+            "mean_not_scaled",
+            "You shift by the running mean without dividing by the deviation.",
+            {"(bias - bn.running_mean) * scale": "bias * scale - bn.running_mean"},
+        ),
+        Mistake("beta_lost", "You leave β out.", {" * scale + bn.bias": " * scale"}),
+        Mistake(
+            "beta_scaled",
+            "You scale β. It is added after everything else.",
+            {"(bias - bn.running_mean) * scale + bn.bias": "(bias - bn.running_mean + bn.bias) * scale"},
+        ),
+        Mistake("gamma_lost", "You leave γ out of the scale.", {"bn.weight / torch.sqrt": "1 / torch.sqrt"}),
+        Mistake(
+            "eps_lost",
+            "You leave ε out. Channels with a small variance come out too large.",
+            {"bn.running_var + bn.eps": "bn.running_var"},
+        ),
+        Mistake(
+            "fixed_eps",
+            "You use an ε of your own. The layer knows its own.",
+            {"bn.running_var + bn.eps": "bn.running_var + 1e-5"},
+        ),
+        Mistake(
+            "no_root",
+            "You divide by the variance, not by its root.",
+            {"torch.sqrt(bn.running_var + bn.eps)": "(bn.running_var + bn.eps)"},
+        ),
+        Mistake(
+            "input_channels_scaled",
+            "You scale along the input channels. Each *output* channel has its own γ and σ.",
+            {"scale.view(-1, 1, 1, 1)": "scale.view(1, -1, 1, 1)"},
+        ),
+        Mistake(
+            "weight_not_scaled",
+            "You fold into the bias only. The scale belongs to the weight as well.",
+            {"conv.weight * scale.view(-1, 1, 1, 1)": "conv.weight"},
+        ),
+        Mistake("stride_lost", "The new convolution forgets the stride.", {" stride=conv.stride,": ""}),
+        Mistake("padding_lost", "The new convolution forgets the padding.", {"padding=conv.padding, ": ""}),
+        Mistake(
+            "dilation_lost", "The new convolution forgets the dilation.", {"dilation=conv.dilation, ": ""}
+        ),
+        Mistake("groups_lost", "The new convolution forgets the groups.", {" groups=conv.groups,": ""}),
+        Mistake(
+            "padding_mode_lost",
+            "The new convolution pads with zeros whatever the old one did.",
+            {", padding_mode=conv.padding_mode": ""},
+        ),
+        Mistake(
+            "original_changed",
+            "You change the convolution that was passed in. Its owner may go on training it.",
+            {
+                "        folded.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))": (
+                    "        conv.weight.mul_(scale.view(-1, 1, 1, 1))\n"
+                    "        folded.weight.copy_(conv.weight)"
+                )
+            },
+        ),
+    ),
+    probe=_probe_fold,
+)
+
+# ------------------------------------------------------------------------------------------- backward
+
+
+def _probe_backward(backward: Callable[..., Any], draw: Draw) -> Observations:
+    names = ("dx", "dweight", "dbias")
+    for shape in ((3, 3, 2, 4), (2, 3, 1, 3)):
+        grad, x = draw.values(*shape), draw.batch(*shape)
+        weight, eps = draw.values(3), draw.uniform(0.05, 0.5)
+        kept = grad.clone(), x.clone()
+        with torch.no_grad():
+            gradients = returned(backward(grad, x, weight, eps), backward, *names)
+        for name, value in zip(reversed(names), reversed(gradients), strict=True):
+            yield f"{name} for {shape}", value
+        yield f"grad and x are unchanged for {shape}", torch.equal(grad, kept[0]) and torch.equal(x, kept[1])
+    with torch.no_grad():
+        single = returned(backward(grad.float(), x.float(), weight.float(), eps), backward, *names)
+    for name, value in zip(names, single, strict=True):
+        yield f"{name} for float32", value
+
+
+_DX = "inverse * (dx_hat - through_mean - through_var)"
+
+BACKWARD = Exercise(
+    id="batch_norm.backward",
+    title="The backward pass by hand",
+    answer="batch_norm_backward",
+    statement=r"""
+Write `batch_norm_backward(grad, x, weight, eps)`, which returns `(dx, dweight, dbias)` for
+$y = \gamma\,\hat x + \beta$ in training. `grad` is $\partial L/\partial y$, of the shape $(N, C, H, W)$ of
+`x`; `weight` is $\gamma$ of shape $(C,)$.
+
+- `dx` has the shape of `x`; `dweight` and `dbias` have shape $(C,)$.
+- Every element of a channel depends on every other through $\mu$ and $\sigma^2$: `dx` has three terms.
+- Use no autograd: the checker calls you with gradients switched off.
+""",
+    starter="""
+def batch_norm_backward(grad, x, weight, eps):
+    raise NotImplementedError  # your code here
+""",
+    hints=(
+        "Start at the end: β is added to every element of a channel, so what is its gradient? Then γ, then "
+        "x̂.",
+        "With g = ∂L/∂x̂, the path through μ subtracts the mean of g over the channel.",
+        "The path through σ² subtracts x̂ times the mean of g·x̂. All three terms share the factor 1/√(σ² + "
+        "ε).",
+    ),
+    reference=f"""
+def batch_norm_backward(grad, x, weight, eps):
+    dims = (0, 2, 3)
+    mean = x.mean(dim=dims, keepdim=True)
+    var = x.var(dim=dims, correction=0, keepdim=True)
+    inverse = 1 / torch.sqrt(var + eps)
+    x_hat = (x - mean) * inverse
+    dbias = grad.sum(dim=dims)
+    dweight = (grad * x_hat).sum(dim=dims)
+    dx_hat = grad * weight.view(1, -1, 1, 1)
+    through_mean = dx_hat.mean(dim=dims, keepdim=True)
+    through_var = x_hat * (dx_hat * x_hat).mean(dim=dims, keepdim=True)
+    dx = {_DX}
+    return dx, dweight, dbias
+""",
+    alternatives=(
+        """
+def batch_norm_backward(grad, x, weight, eps):
+    n = x.numel() / x.size(1)
+    mean = x.mean(dim=(0, 2, 3), keepdim=True)
+    var = ((x - mean) ** 2).mean(dim=(0, 2, 3), keepdim=True)
+    std = (var + eps) ** 0.5
+    dx_hat = grad * weight[:, None, None]
+    dvar = (dx_hat * (x - mean)).sum(dim=(0, 2, 3), keepdim=True) * -0.5 * std**-3
+    dmean = -(dx_hat / std).sum(dim=(0, 2, 3), keepdim=True)
+    dx = dx_hat / std + dvar * 2 * (x - mean) / n + dmean / n
+    return dx, (grad * (x - mean) / std).sum(dim=(0, 2, 3)), grad.sum(dim=(0, 2, 3))
+""",
+        """
+def batch_norm_backward(grad, x, weight, eps):
+    rows, grads = (t.transpose(0, 1).flatten(1) for t in (x, grad))
+    var, mean = torch.var_mean(rows, dim=1, correction=0, keepdim=True)
+    x_hat = (rows - mean) / torch.sqrt(var + eps)
+    dbias, dweight = grads.sum(1), (grads * x_hat).sum(1)
+    n = rows.size(1)
+    dx = (n * grads - dbias[:, None] - x_hat * dweight[:, None]) / n
+    dx = dx * weight[:, None] / torch.sqrt(var + eps)
+    return dx.view(x.transpose(0, 1).shape).transpose(0, 1), dweight, dbias
+""",
+    ),
+    mistakes=(
+        Mistake(
+            "mean_path_missing",
+            "`dx` lacks the path through the mean: every element also moves μ, and with it all the others.",
+            {_DX: "inverse * (dx_hat - through_var)"},
+        ),
+        Mistake(
+            "variance_path_missing",
+            "`dx` lacks the path through the variance: every element also changes the scale of all the "
+            "others.",
+            {_DX: "inverse * (dx_hat - through_mean)"},
+        ),
+        Mistake(
+            "both_paths_missing",
+            "You treat μ and σ² as constants. Both depend on every element of the channel.",
+            {_DX: "inverse * dx_hat"},
+        ),
+        Mistake(
+            "paths_added",
+            "The two paths through the statistics are subtracted, not added.",
+            {_DX: "inverse * (dx_hat + through_mean + through_var)"},
+        ),
+        Mistake(
+            "sums_instead_of_means",
+            "You forgot the 1/n of the mean and of the variance: their paths are n times too strong.",
+            {
+                "dx_hat.mean(dim=dims, keepdim=True)": "dx_hat.sum(dim=dims, keepdim=True)",
+                "(dx_hat * x_hat).mean(": "(dx_hat * x_hat).sum(",
+            },
+        ),
+        Mistake(
+            "n_counts_channels",
+            "Your n counts the values of all channels. Each channel has its own statistics over N·H·W "
+            "values.",
+            {
+                "dx_hat.mean(dim=dims, keepdim=True)": "dx_hat.sum(dim=dims, keepdim=True) / x.numel()",
+                "(dx_hat * x_hat).mean(dim=dims, keepdim=True)": (
+                    "(dx_hat * x_hat).sum(dim=dims, keepdim=True) / x.numel()"
+                ),
+            },
+        ),
+        Mistake(
+            "divided_by_n_minus_1",
+            "You divide the path through the variance by n − 1. The forward pass divides by n, and so does "
+            "its gradient.",
+            {
+                "x_hat * (dx_hat * x_hat).mean(dim=dims, keepdim=True)": (
+                    "x_hat * (dx_hat * x_hat).sum(dim=dims, keepdim=True) / (x[:, 0].numel() - 1)"
+                )
+            },
+        ),
+        Mistake(
+            "unbiased_variance",
+            "You recompute x̂ with the unbiased variance. Training normalizes with the biased one.",
+            {"correction=0": "correction=1"},
+        ),
+        Mistake(
+            "gamma_missing",
+            "`dx` lacks the factor γ: what flows into x̂ is γ times what flows into y.",
+            {"grad * weight.view(1, -1, 1, 1)": "grad"},
+        ),
+        Mistake(
+            "scale_missing",
+            "`dx` lacks the factor 1/√(σ² + ε).",
+            {_DX: "dx_hat - through_mean - through_var"},
+        ),
+        Mistake(
+            "no_root",
+            "You divide by the variance, not by its root.",
+            {"1 / torch.sqrt(var + eps)": "1 / (var + eps)"},
+        ),
+        Mistake(
+            "eps_missing",
+            "You leave ε out of the root, but the forward pass had it.",
+            {"torch.sqrt(var + eps)": "torch.sqrt(var)"},
+        ),
+        Mistake(
+            "eps_outside_root",
+            "You add ε outside of the root.",
+            {"torch.sqrt(var + eps)": "(torch.sqrt(var) + eps)"},
+        ),
+        Mistake(
+            "variance_path_without_x_hat",
+            "In the path through the variance, the mean is multiplied by x̂ again: how far an element lies "
+            "from μ says how much it moves σ².",
+            {"x_hat * (dx_hat * x_hat).mean": "(dx_hat * x_hat).mean"},
+        ),
+        Mistake(
+            "dweight_from_x",
+            "`dweight` uses `x`. γ multiplies x̂, so its gradient does too.",
+            {"(grad * x_hat).sum": "(grad * x).sum"},
+        ),
+        Mistake(
+            "dweight_scaled",
+            "`dweight` contains γ. The derivative of γ·x̂ in γ is x̂ alone.",
+            {"(grad * x_hat).sum": "(grad * weight.view(1, -1, 1, 1) * x_hat).sum"},
+        ),
+        Mistake(
+            "parameter_gradients_averaged",
+            "You average `dweight` and `dbias`. γ and β act on every element, so their gradients add up.",
+            {"grad.sum(dim=dims)": "grad.mean(dim=dims)", "(grad * x_hat).sum(": "(grad * x_hat).mean("},
+        ),
+        Mistake(
+            "summed_over_batch_only",
+            "You sum `dweight` and `dbias` over the batch only. γ and β are shared by all positions, H and "
+            "W as well.",
+            {
+                "grad.sum(dim=dims)": "grad.sum(dim=0)",
+                "(grad * x_hat).sum(dim=dims)": "(grad * x_hat).sum(dim=0)",
+            },
+        ),
+        Mistake(
+            "order_swapped",
+            "You return `dbias` before `dweight`.",
+            {"return dx, dweight, dbias": "return dx, dbias, dweight"},
+        ),
+        Mistake(
+            "uses_autograd",
+            "You ask autograd. That is the check of the next step, not the exercise: derive the three terms.",
+            {
+                "    dims = (0, 2, 3)": (
+                    "    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()\n"
+                    "    bias = torch.zeros_like(weight, requires_grad=True)\n"
+                    "    y = F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)\n"
+                    "    return torch.autograd.grad(y, (x, weight, bias), grad)\n"
+                    "    dims = (0, 2, 3)"
+                )
+            },
+        ),
+    ),
+    probe=_probe_backward,
+)
+
+EXERCISES = (
+    FORWARD,
+    RUNNING,
+    PREDICT,
+    BUG_VARIANCE,
+    CUMULATIVE,
+    LAYER,
+    BUG_GRAPH,
+    BUG_MOMENTUM,
+    FOLD,
+    BACKWARD,
+)

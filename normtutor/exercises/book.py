@@ -1,0 +1,42 @@
+"""The exercises as pages of the static book."""
+
+from difflib import unified_diff
+
+from normtutor.catalog import TECHNIQUES
+from normtutor.exercises.exercise import Exercise
+from normtutor.exercises.registry import exercises
+from normtutor.exercises.show import code
+from normtutor.exercises.verdict import grade
+
+
+def pages() -> dict[str, str]:
+    """One page of Markdown per notebook: every exercise with folded hints, wrong answers and solution."""
+    found: dict[str, str] = {}
+    for row in TECHNIQUES.values():
+        if row.notebook not in found:
+            mine = [e for e in exercises().values() if e.id.startswith(row.notebook + ".")]
+            found[row.notebook] = "\n\n".join([f"# {row.title}: exercises", *map(_section, mine)]) + "\n"
+    return found
+
+
+def _section(exercise: Exercise) -> str:
+    folds = [_fold(f"Hint {number}", hint) for number, hint in enumerate(exercise.hints, start=1)]
+    wrong = "\n\n".join(_wrong_answer(exercise, number) for number in range(len(exercise.mistakes)))
+    folds.append(_fold(f"{len(exercise.mistakes)} typical wrong answers", wrong))
+    folds.append(_fold("Solution", code(exercise.reference)))
+    parts = [f"## {exercise.title}", f"`{exercise.id}`", exercise.statement, code(exercise.starter)]
+    return "\n\n".join(part.strip() for part in [*parts, *folds])
+
+
+def _wrong_answer(exercise: Exercise, number: int) -> str:
+    mistake = exercise.mistakes[number]
+    source = exercise.mistaken(mistake)
+    changes = list(unified_diff(exercise.reference.splitlines(), source.splitlines(), lineterm="", n=0))
+    diff = "\n".join(line for line in changes[2:] if not line.startswith("@@"))
+    says = grade(exercise.id, exercise.build(source)).text.partition("\n\n")[2]
+    quote = "\n".join(f"> {line}".rstrip() for line in says.splitlines())
+    return f"**{number + 1}. {mistake.name.replace('_', ' ')}**\n\n{code(diff, 'diff')}\n\n{quote}"
+
+
+def _fold(summary: str, body: str) -> str:
+    return f"<details>\n<summary>{summary}</summary>\n\n{body.strip()}\n\n</details>"

@@ -1,0 +1,33 @@
+"""All exercises, from one module per notebook of the catalog."""
+
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+
+from normtutor.catalog import TECHNIQUES
+from normtutor.exercises.exercise import Exercise
+
+
+@cache
+def exercises() -> dict[str, Exercise]:
+    """Every exercise by its id, in the order of the notebooks and from easy to hard."""
+    notebooks = dict.fromkeys(row.notebook for row in TECHNIQUES.values())
+    modules = [import_module(f"normtutor.exercises.{notebook}") for notebook in notebooks]
+    return {exercise.id: exercise for module in modules for exercise in module.EXERCISES}
+
+
+def find(id: str) -> Exercise:
+    """The exercise called ``id``.
+
+    Raises:
+        ValueError: there is none; the message suggests the nearest.
+    """
+    known = exercises()
+    if not isinstance(id, str):
+        raise ValueError(
+            f"the exercise's id comes first, such as {next(iter(known))!r}; got {type(id).__name__}"
+        )
+    if id not in known:
+        near = get_close_matches(id, known, n=1, cutoff=0.0)[0]
+        raise ValueError(f"no exercise is called {id!r}. Did you mean {near!r}?")
+    return known[id]
