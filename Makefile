@@ -9,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# A GPU machine may have no network: there the Python that is there does it, with the PyTorch that it has.
+ANY_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 # One chapter instead of all: `make notebooks NAME=batch_norm`.
 NAME ?=
 
@@ -48,17 +50,18 @@ lab: $(INSTALLED) ## open the notebooks in JupyterLab (installs it)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab]'
 	@$(BIN)/jupyter lab notebooks
 
-bench: $(INSTALLED) ## time every technique on this machine
-	@$(BIN)/normtutor bench
+bench: $(INSTALLED) ## time every technique on this machine, compiled too
+	@$(BIN)/normtutor bench --compiled
 
 claims: $(INSTALLED) ## run the experiments in full and record them
 	@$(BIN)/python -m normtutor.lab.claims
 
-test-gpu: $(INSTALLED) ## the tests that need a CUDA device
-	@$(BIN)/python -m pytest -m gpu
+test-gpu: ## the tests that need a CUDA device
+	@# Only the files that have one: the others may import what that machine lacks.
+	@$(ANY_PYTHON) -m pytest -m gpu $$(grep -rl --include='test_*.py' 'mark\.gpu' tests)
 
-gpu-evidence: $(INSTALLED) ## record parity and timing on this machine's GPU
-	@$(BIN)/python -m normtutor.lab.evidence
+gpu-evidence: ## record parity and timing on this machine's GPU
+	@$(ANY_PYTHON) -m normtutor.lab.evidence
 
 clean: ## remove what make made
 	rm -rf .venv _build book/generated

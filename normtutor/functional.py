@@ -9,6 +9,7 @@ that share a mean and a variance with element i (Wu & He 2018, section 3.1):
 """
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ def batch_norm(
     _check_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     channels = [1, -1] + [1] * (input.dim() - 2)  # (C,) → (1, C, 1, …): one value per channel
     if input.numel() == 0:  # no elements, no statistics
-        x_hat = input
+        x_hat = input.clone()
     elif training:
         index_set = [d for d in range(input.dim()) if d != 1]
         x_hat, mean, var = standardize(input, index_set, eps)
@@ -157,7 +158,7 @@ def check_momentum(momentum: float | Tensor) -> None:
 
     torch takes any number; a negative one drives the running variance below 0, and eval mode to NaN.
     """
-    if not isinstance(momentum, float | int | Tensor):
+    if not isinstance(momentum, float | int | Tensor) and not isinstance(momentum, Real):  # numpy's too
         raise TypeError(f"batch_norm: momentum must be a number, got {momentum!r}")
     if not isinstance(momentum, Tensor) and not 0 <= momentum <= 1:
         raise ValueError(f"batch_norm: momentum must be between 0 and 1, got {momentum}")

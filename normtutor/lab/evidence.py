@@ -236,7 +236,10 @@ def page(folder: Path | None = None) -> str:
     found = records(folder)
     parts = ["# GPU results"]
     if not found:
-        parts.append(f"{NOT_MEASURED} `{COMMAND}` on a machine with a CUDA device measures and records them.")
+        parts.append(
+            f"{NOT_MEASURED} On a machine with a CUDA device, `{COMMAND}` measures parity, timing and memory "
+            "of every technique and records them; this page then shows the record with device and date."
+        )
     for record in found:
         by = record["provenance"]
         parts += [f"## {by['device']}", _provenance_line(record)]
@@ -278,7 +281,7 @@ def _tests_text(tests: Record) -> str:
 
 
 def _parity_markdown(reports: Sequence[Record]) -> list[str]:
-    head = ["dtype", "mode", "layout", "offset", "ok", "worst quantity", "ours", "torch", "ratio"]
+    head = ["dtype", "mode", "layout", "offset", "ok", "worst quantity", "ours", "torch", "allowed"]
     parts = []
     for report in reports:
         ok = sum(group["ok"] for group in report["groups"])
@@ -290,7 +293,7 @@ def _parity_markdown(reports: Sequence[Record]) -> list[str]:
         lines = [
             [number(group[key]) for key in head[:4]]
             + [f"{group['ok']}/{group['compared']}"]
-            + [number(group.get(key)) for key in ("quantity", "ours", "torch", "ratio")]
+            + [number(group.get(key)) for key in ("quantity", "ours", "torch", "allowed")]
             for group in report["groups"]
         ]
         table = markdown_table(head, lines)

@@ -70,16 +70,16 @@ def use_style() -> None:
 
     plt.rcParams.update(
         {
-            "figure.figsize": (6.4, 3.6),
+            "figure.figsize": (4.8, 3.1),
             "figure.dpi": 100,
             "figure.constrained_layout.use": True,
             "figure.facecolor": "white",  # opaque: the same on a light and on a dark page
             "savefig.facecolor": "white",
-            "font.size": 11,
+            "font.size": 12,
             "axes.titlesize": 12,
-            "axes.labelsize": 11,
-            "xtick.labelsize": 10,
-            "ytick.labelsize": 10,
+            "axes.labelsize": 12,
+            "xtick.labelsize": 11,
+            "ytick.labelsize": 11,
             "legend.fontsize": 10,
             "text.color": INK,
             "axes.labelcolor": INK,
@@ -167,7 +167,7 @@ def label_lines(axes: "Axes", names: Iterable[str] | None = None) -> None:
     ends.sort(key=lambda end: end[0])
     points = 72 / figure.dpi
     low, high = axes.transAxes.transform([(0, 0), (0, 1)])[:, 1]
-    heights = _spread([end[0] for end in ends], low + 6 / points, high, gap=12.5 / points)
+    heights = _spread([end[0] for end in ends], low + 6 / points, high, gap=13.5 / points)
     right = max(axes.transData.transform(end[1])[0] for end in ends)
     for height, (y, at, name, shade) in zip(heights, ends, strict=True):
         here = axes.transData.transform(at)[0]
@@ -178,7 +178,7 @@ def label_lines(axes: "Axes", names: Iterable[str] | None = None) -> None:
             textcoords="offset points",
             color=_dark(shade),
             va="center",
-            fontsize=10.5,
+            fontsize=11.5,
             annotation_clip=False,
         )
 

@@ -86,7 +86,7 @@ def memory_table(uses: Mapping[str, MemoryUse]) -> str:
 
 def memory_cells(uses: Mapping[str, MemoryUse]) -> tuple[list[str], list[list[str]]]:
     """Head and lines of :func:`memory_table`."""
-    head = ["candidate", "parameters", "buffers", "kept for backward", "and the input"]
+    head = ["candidate", "parameters", "buffers", "kept for backward", "input kept too"]
     with_peak = any(use.peak_bytes is not None for use in uses.values())
     lines = []
     for name, use in uses.items():

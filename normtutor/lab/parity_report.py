@@ -120,21 +120,21 @@ class ParityReport:
         """
         rows = [row for row in self.rows if all(getattr(row, key) == value for key, value in only.items())]
         head = [*by, "ok"] + (
-            ["quantity" if quantity else "worst quantity", "ours", "torch", "ratio"] if numbers else []
+            ["quantity" if quantity else "worst quantity", "ours", "torch", "allowed"] if numbers else []
         )
         lines = []
         for group in self._groups(rows, by, quantity):
             line = [number(group[key]) for key in by]
             line.append("skipped" if not group["compared"] else f"{group['ok']}/{group['compared']}")
             if numbers:
-                line += [number(group.get(key)) for key in ("quantity", "ours", "torch", "ratio")]
+                line += [number(group.get(key)) for key in ("quantity", "ours", "torch", "allowed")]
             lines.append(line)
         return "\n".join([table(head, lines), "", *self._verdict(rows)])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the verdict, one entry per group, and each failed or skipped comparison in full.
 
-        An infinite error or ratio is the text "inf", which JSON has no number for.
+        An infinite error is the text "inf", which JSON has no number for.
         """
         record = {
             "technique": self.technique,
@@ -170,8 +170,8 @@ class ParityReport:
             shown = [row for row in ([worst] if worst and not quantity else compared) if name in row.ours]
             if shown:
                 ours, theirs = max(row.ours[name] for row in shown), max(row.torch[name] for row in shown)
-                ratio = 1.0 if ours == theirs else ours / theirs if theirs else float("inf")
-                group |= {"quantity": name, "ours": ours, "torch": theirs, "ratio": ratio}
+                allowed = max(row.allowed[name] for row in shown)
+                group |= {"quantity": name, "ours": ours, "torch": theirs, "allowed": allowed}
             yield group
 
     def _verdict(self, rows: Sequence[Comparison]) -> Iterator[str]:

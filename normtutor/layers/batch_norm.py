@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from normtutor.functional import HALF, batch_norm, check_momentum
+from normtutor.functional import batch_norm, check_momentum
 
 
 class _BatchNorm(nn.Module):
@@ -142,19 +142,31 @@ def _floating(count: Tensor) -> Tensor:
 
 
 class BatchNorm1d(_BatchNorm):
-    """Batch Normalization over (N, C) or (N, C, L): statistics over N, or N and L, per channel."""
+    """Batch Normalization over (N, C) or (N, C, L): statistics over N, or N and L, per channel.
+
+    Arguments, parameters and buffers are those of ``torch.nn.BatchNorm1d`` (see the base class). Where
+    momentum is outside [0, 1] it raises ValueError; torch takes it silently.
+    """
 
     layout: ClassVar = {2: "(N, C)", 3: "(N, C, L)"}
 
 
 class BatchNorm2d(_BatchNorm):
-    """Batch Normalization over (N, C, H, W): statistics over N, H and W, per channel."""
+    """Batch Normalization over (N, C, H, W): statistics over N, H and W, per channel.
+
+    Arguments, parameters and buffers are those of ``torch.nn.BatchNorm2d`` (see the base class). Where
+    momentum is outside [0, 1] it raises ValueError; torch takes it silently.
+    """
 
     layout: ClassVar = {4: "(N, C, H, W)"}
 
 
 class BatchNorm3d(_BatchNorm):
-    """Batch Normalization over (N, C, D, H, W): statistics over N, D, H and W, per channel."""
+    """Batch Normalization over (N, C, D, H, W): statistics over N, D, H and W, per channel.
+
+    Arguments, parameters and buffers are those of ``torch.nn.BatchNorm3d`` (see the base class). Where
+    momentum is outside [0, 1] it raises ValueError; torch takes it silently.
+    """
 
     layout: ClassVar = {5: "(N, C, D, H, W)"}
 
@@ -213,11 +225,13 @@ class LearnableBatchNorm(nn.Module):
 
     @torch.no_grad()
     def set_statistics(self, input: Tensor) -> None:
-        """Set m and v to the mean and unbiased variance of a batch (N, C, *), per channel."""
-        x = input.float() if input.dtype in HALF else input
-        var, mean = torch.var_mean(x, dim=[d for d in range(x.dim()) if d != 1])
-        self.running_mean.copy_(mean)
-        self.running_var.copy_(var)
+        """Set m and v to the mean and unbiased variance of a batch (N, C, *), per channel.
+
+        Raises:
+            ValueError: the batch has one value per channel; others as in ``forward``.
+        """
+        # What training with momentum 1 leaves in the buffers, with its checks; ε plays no part in it.
+        batch_norm(input, self.running_mean, self.running_var, training=True, momentum=1.0, eps=1.0)
 
     def forward(self, input: Tensor) -> Tensor:
         return batch_norm(

@@ -26,11 +26,13 @@ def fold_batch_norm(linear: Linear, norm: _BatchNorm | nn.modules.batchnorm._Bat
         A new module with a bias; ``linear`` and ``norm`` are left as they are.
 
     Raises:
-        TypeError: ``linear`` is of another type.
+        TypeError: ``linear`` or ``norm`` is of another type.
         ValueError: ``norm`` keeps no running statistics, or has another number of channels.
     """
     if not isinstance(linear, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         raise TypeError(f"expected a Linear or Conv1d/2d/3d, got {type(linear).__name__}")
+    if not isinstance(norm, _BatchNorm | nn.modules.batchnorm._BatchNorm):
+        raise TypeError(f"expected a BatchNorm, ours or torch's, got {type(norm).__name__}")
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("expected a BatchNorm with running statistics (track_running_stats=True)")
     channels = linear.weight.shape[0]
@@ -48,5 +50,5 @@ def fold_batch_norm(linear: Linear, norm: _BatchNorm | nn.modules.batchnorm._Bat
             bias = bias + norm.bias
         per_channel = [-1] + [1] * (linear.weight.dim() - 1)
         folded.weight.copy_(linear.weight * scale.view(per_channel))
-        folded.bias = nn.Parameter(bias.to(linear.weight.dtype))
+        folded.bias = nn.Parameter(bias.to(linear.weight.dtype), requires_grad=linear.weight.requires_grad)
     return folded

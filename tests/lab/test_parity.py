@@ -231,7 +231,7 @@ def test_the_table_filters_groups_and_hides_digits() -> None:
     assert len(lines) == 1 + 2 + 2  # head, contiguous and strided, blank, verdict
     assert "10000" in lines[1]
     quiet = report.table(by=("dtype", "offset"), numbers=False)
-    assert "ratio" not in quiet
+    assert "allowed" not in quiet
     assert quiet.splitlines()[1].split() == ["float32", "0", "4/4"]
 
 
@@ -247,7 +247,7 @@ def test_one_quantity_can_be_shown() -> None:
     """At a mean of 10⁴ deviations torch's float32 output has lost four digits; ours has not."""
     report = parity("batch", ["cpu"], ["float32"], [1e4], shapes=[(64, 8)])
     head, line, *_ = report.table(by=("dtype",), quantity="output", mode="train").splitlines()
-    assert head.split() == ["dtype", "ok", "quantity", "ours", "torch", "ratio"]
+    assert head.split() == ["dtype", "ok", "quantity", "ours", "torch", "allowed"]
     assert line.split()[2] == "output"
     largest = max(row.torch["output"] for row in report.rows if row.mode == "train")
     assert line.split()[4] == f"{largest:.3g}"

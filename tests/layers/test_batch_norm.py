@@ -5,6 +5,7 @@ import inspect
 import io
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -194,6 +195,7 @@ def test_empty_input(shape: tuple[int, ...]) -> None:
         y = layer(x)
         y.sum().backward()
         assert y.shape == x.grad.shape == x.shape
+        assert y is not x
         assert torch.equal(layer.weight.grad, torch.zeros(3))
         assert torch.equal(layer.running_mean, torch.zeros(3))
         assert torch.equal(layer.running_var, torch.ones(3))
@@ -274,6 +276,12 @@ def test_momentum_out_of_range_is_refused_at_once(momentum: float) -> None:
         BatchNorm2d(3, momentum=momentum)
 
 
+def test_momentum_may_be_numpys() -> None:
+    layer = BatchNorm1d(2, momentum=np.float32(0.5))
+    layer(torch.tensor([[2.0, 4.0], [2.0, 4.0]]))
+    assert layer.running_mean.tolist() == [1, 2]
+
+
 def test_torch_raises_the_same_types() -> None:
     """Drop-in for code that catches: on the bad inputs that torch rejects, the exception type is torch's."""
     good = torch.randn(2, 3, 4, 4)
@@ -350,6 +358,14 @@ def test_learnable_has_no_train_eval_gap_and_takes_a_batch_of_one() -> None:
     whole = layer.train()(x)
     torch.testing.assert_close(whole, layer.eval()(x))
     torch.testing.assert_close(whole, torch.cat([layer(part) for part in x.split(1)]))
+
+
+def test_learnable_refuses_statistics_that_a_batch_does_not_have() -> None:
+    layer = LearnableBatchNorm(3)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        layer.set_statistics(torch.randn(1, 3))
+    with pytest.raises(RuntimeError, match=r"running_mean of shape \(1,\)"):
+        layer.set_statistics(torch.randn(8, 1))
 
 
 def test_learnable_takes_over_a_trained_batchnorm() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from normtutor.layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, fold_batch_norm
+from normtutor.layers import BatchNorm1d, BatchNorm2d, BatchNorm3d, LearnableBatchNorm, fold_batch_norm
 
 
 def trained(norm: nn.Module) -> nn.Module:
@@ -46,10 +46,18 @@ def test_half_precision_keeps_its_dtype() -> None:
     assert folded.weight.dtype == folded.bias.dtype == torch.bfloat16
 
 
+def test_what_was_frozen_stays_frozen() -> None:
+    folded = fold_batch_norm(nn.Conv2d(3, 4, 1).requires_grad_(False), BatchNorm2d(4))
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
+
+
 def test_bad_input() -> None:
     conv = nn.Conv2d(3, 4, 1)
     with pytest.raises(TypeError, match="got ReLU"):
         fold_batch_norm(nn.ReLU(), BatchNorm2d(4))
+    for other in (nn.GroupNorm(2, 4), LearnableBatchNorm(4), None):
+        with pytest.raises(TypeError, match=f"expected a BatchNorm.*got {type(other).__name__}"):
+            fold_batch_norm(conv, other)
     with pytest.raises(ValueError, match="running statistics"):
         fold_batch_norm(conv, BatchNorm2d(4, track_running_stats=False))
     with pytest.raises(ValueError, match="of 4 channels, got 5"):

@@ -48,6 +48,11 @@ class Claim:
     tells: Callable[[Measured], str]
     caveat: str = ""
 
+    @property
+    def band(self) -> str:
+        """The band in words, as the function that decides describes itself."""
+        return (self.holds.__doc__ or "").strip()
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -67,6 +72,7 @@ class Outcome:
             [
                 _labelled("Claim", f"{self.claim.says} ({self.claim.paper}, {self.claim.where})"),
                 _labelled("Measured", self.claim.tells(self.measured)),
+                _labelled("Holds if", self.claim.band),
                 _labelled("Verdict", f"{'reproduces' if self.holds else 'does NOT reproduce'} here"),
                 *([_labelled("Caveat", self.claim.caveat)] if self.claim.caveat else []),
             ]

@@ -57,7 +57,7 @@ def _typical(measured: Measured, kind: str) -> dict[str, float]:
 
 
 def _faster_and_higher(measured: Measured) -> bool:
-    """Twice as fast at the plain network's best rate, and trained at every rate of 10 and above."""
+    """normalized needs at most half of plain's steps, each at its best rate, and arrives at rates ≥ 10."""
     plain, normalized = _typical(measured, "plain"), _typical(measured, "normalized")
     at_high_rates = [steps for lr, steps in normalized.items() if float(lr) >= 10]
     return 2 * min(normalized.values()) <= min(plain.values()) and max(at_high_rates) <= measured["steps"]
@@ -144,7 +144,7 @@ def _median_of(measured: Measured, kind: str, quantity: str) -> float:
 
 
 def _smoother(measured: Measured) -> bool:
-    """Both quantities at least three times smaller."""
+    """both quantities are at least three times smaller with normalization."""
     return all(
         3 * _median_of(measured, "normalized", q) <= _median_of(measured, "plain", q)
         for q in ("loss_range", "gradient_change")
@@ -206,7 +206,7 @@ def leak(norm: Norm, full: bool) -> Measured:
 
 
 def _leaks(measured: Measured) -> bool:
-    """Near perfect in training mode, near chance in evaluation mode and with LayerNorm."""
+    """above 0.9 in training mode, and below 0.65 in evaluation mode and with LayerNorm."""
     at = partial(_median_of, measured)
     chance = [
         at("normalized", "evaluation_mode"),
@@ -259,7 +259,7 @@ def statistics_batch(norm: Norm, full: bool) -> Measured:
 
 
 def _error_rises(measured: Measured) -> bool:
-    """At 2 samples at least 10 percentage points worse than at 32, where it is at most 10 %."""
+    """the error at n = 2 is at least 10 points above that at n = 32, which is at most 10 %."""
     errors = {size: median(runs) for size, runs in measured["error"].items()}
     return bool(errors["2"] >= errors["32"] + 0.1 and errors["32"] <= 0.1)
 
@@ -275,7 +275,7 @@ CLAIMS = (
         technique="batch",
         paper="Ioffe & Szegedy 2015",
         url="https://arxiv.org/abs/1502.03167",
-        where="sections 4.1 and 4.2.2",
+        where="sections 3.3 and 4.1",
         says="Batch Normalization trains in fewer steps and tolerates higher learning rates.",
         measure=learning_rates,
         holds=_faster_and_higher,
