@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ EXAMPLES = """examples:
   normtutor parity batch                  our layer and torch's, judged by a float64 computation
   normtutor bench batch --out bench.json  time and memory, as a table and as JSON
   normtutor check batch_norm.ipynb        grade the exercises in a notebook; exit 0 only if all pass
-  normtutor progress                      which exercises you have passed in this folder
+  normtutor progress                      which exercises check() in a notebook has seen pass
 """
 
 
@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"normtutor {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
-    def verb(name: str, run: Any, help: str) -> argparse.ArgumentParser:
-        command = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    def verb(name: str, run: Any, help: str, more: str = "") -> argparse.ArgumentParser:
+        command = verbs.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}. {more}")
         command.set_defaults(run=run)
         command.add_argument("--json", action="store_true", help="print JSON")
         return command
@@ -61,10 +61,35 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--device", help="for example cpu or cuda")
     bench.add_argument("--compiled", action="store_true", help="time torch.compile too (takes a minute)")
     bench.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
-    check = verb("check", _check, "grade the exercises in a notebook or script")
+    check = verb(
+        "check",
+        _check,
+        "grade the exercises in a notebook or script",
+        "Runs only what the answers need. Exit status 0 only if every exercise of the chapter passes, "
+        "or with --present every one in FILE. Nothing is noted for `normtutor progress`: check() does "
+        "that when you run the file yourself.",
+    )
     check.add_argument("file", type=Path, metavar="FILE", help="a .py or .ipynb file")
-    verb("progress", _progress, "show which exercises are passed in this folder")
+    check.add_argument("--present", action="store_true", help="judge only the exercises that FILE contains")
+    check.add_argument(
+        "--timeout", type=_seconds, default=20.0, metavar="SECONDS", help="for one exercise; default: 20"
+    )
+    verb(
+        "progress",
+        _progress,
+        "show which exercises are passed in this folder",
+        "Reads what check() in a notebook or script has noted (`normtutor check FILE` notes nothing): "
+        "normtutor_progress.json in this folder, or the file that the environment variable "
+        "NORMTUTOR_PROGRESS names.",
+    )
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError("expected a number of seconds above 0")
+    return seconds
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -108,21 +133,42 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from normtutor.exercises.answers import BadFile, grade_file
-    from normtutor.exercises.show import table
 
     try:
-        verdicts = grade_file(arguments.file)
+        graded = grade_file(arguments.file, arguments.present, arguments.timeout)
     except BadFile as bad:
         raise Bad(str(bad)) from None
-    passed = sum(verdict.status == "passed" for verdict in verdicts)
     if arguments.json:
         keys = ("id", "status", "mistake", "text")
+        verdicts = list(graded)
         _print_json([{key: getattr(verdict, key) for key in keys} for verdict in verdicts])
     else:
-        wrong = [verdict.text for verdict in verdicts if verdict.status in ("wrong", "error")]
-        rows = [("exercise", "status"), *((verdict.id, verdict.status) for verdict in verdicts)]
-        print("\n\n".join([table(rows), *wrong, f"{passed} of {len(verdicts)} exercises passed."]))
-    return 0 if passed == len(verdicts) else 1
+        verdicts = _print_as_they_come(graded)
+    return 0 if all(verdicts) else 1
+
+
+def _print_as_they_come(graded: Iterator[Any]) -> list[Any]:
+    """Print the table row by row, then what is wrong."""
+    from normtutor.exercises.registry import exercises
+    from normtutor.exercises.verdict import NOT_IN_FILE
+
+    width = max(map(len, exercises()))
+    print(f"{'exercise':{width}}  status")
+    verdicts = []
+    for verdict in graded:
+        verdicts.append(verdict)
+        print(f"{verdict.id:{width}}  {verdict.status}", flush=True)
+    for verdict in verdicts:
+        if verdict.status in ("wrong", "error"):
+            print(f"\n{verdict.text}")
+    print(f"\n{sum(map(bool, verdicts))} of {len(verdicts)} exercises passed.")
+    there = sum(NOT_IN_FILE not in verdict.text for verdict in verdicts)
+    if there < len(verdicts):
+        print(
+            f"Exit status 0 needs all {len(verdicts)} exercises of the chapter; {there} of them "
+            f"{'is' if there == 1 else 'are'} in this file (--present judges only those)."
+        )
+    return verdicts
 
 
 def _progress(arguments: argparse.Namespace) -> int:

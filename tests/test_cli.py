@@ -1,5 +1,6 @@
 """The command line: verbs, JSON, exit codes, bad input; and grading a file by running only what is needed."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import normtutor
 from normtutor import lab
 from normtutor.catalog import TECHNIQUES
 from normtutor.cli import main
-from normtutor.exercises import check
+from normtutor.exercises import answers, check
 from normtutor.exercises.registry import exercises
 
 HEADER = "import torch\nfrom torch import nn\nfrom normtutor.exercises import check, use\n"
@@ -116,6 +117,8 @@ def test_progress(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NORMTUTOR_PROGRESS", str(tmp_path / "progress.json"))
+    assert main(["progress"]) == 0
+    assert "`normtutor check FILE` notes nothing" in capsys.readouterr().out
     first = next(iter(exercises().values()))
     check(first.id, first.build(first.reference))
     capsys.readouterr()
@@ -164,6 +167,11 @@ def test_unknown_technique_and_device(capsys: pytest.CaptureFixture[str], tmp_pa
     [
         ("work.txt", "", "expected a .py or .ipynb file"),
         ("work.py", "x = 1\n", "found no exercises"),
+        (
+            "work.py",
+            "def batch_norm(x): pass\n",
+            'call that names its exercise: check("batch_norm.forward", batch',
+        ),
         ("work.py", "x = 1\ny = = 2\n", "work.py, line 2: syntax error"),
         ("work.py", "%matplotlib inline\n", "line 1: syntax error"),
         ("work.py", b"\xff\xfe\x00", "cannot be read"),
@@ -217,6 +225,64 @@ def test_the_table_shows_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFix
     assert "batch_norm.forward       wrong\n" in out
     assert exercise.mistakes[0].sentence in out
     assert f"0 of {len(exercises())} exercises passed." in out
+    assert f"needs all {len(exercises())} exercises of the chapter; 1 of them is in this file" in out
+
+
+def test_only_what_is_present_can_be_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "work.py"
+    file.write_text(HEADER + FORWARD + CHECK, encoding="utf-8")
+    assert main(["check", str(file), "--present"]) == 0
+    assert "1 of 1 exercises passed.\n" in capsys.readouterr().out
+    file.write_text(HEADER + FORWARD + CHECK + "check('batch_norm.layer', None)", encoding="utf-8")
+    assert main(["check", str(file), "--present"]) == 1
+
+
+def test_an_endless_answer_is_stopped_and_the_others_graded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endless = "def fold(conv, bn):\n    while True:\n        try: pass\n        except Exception: pass\n"
+    file = tmp_path / "work.py"
+    file.write_text(f"{HEADER}{endless}check('batch_norm.fold', fold)\n{FORWARD}{CHECK}", encoding="utf-8")
+    assert main(["check", str(file), "--timeout", "0.3", "--present"]) == 1
+    out = capsys.readouterr().out
+    assert "batch_norm.fold          error\n" in out
+    assert "batch_norm.forward       passed\n" in out
+    assert "did not finish in 0.3 s" in out
+    file.write_text(f"{HEADER}while True: fold = 1\ncheck('batch_norm.fold', fold)\n", encoding="utf-8")
+    assert main(["check", str(file), "--timeout", "0.3"]) == 1
+    assert "did not finish in 0.3 s" in capsys.readouterr().out
+
+
+def test_rows_are_printed_as_they_come(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    real = answers.grade
+
+    def grade(id: str, answer: object) -> Any:
+        seen.append(sys.__stdout__ and capsys.readouterr().out)
+        return real(id, answer)
+
+    monkeypatch.setattr(answers, "grade", grade)
+    monkeypatch.setattr(answers.contextlib, "redirect_stdout", lambda _: contextlib.nullcontext())
+    file = tmp_path / "work.py"
+    file.write_text(HEADER + STARTERS, encoding="utf-8")
+    main(["check", str(file)])
+    assert "batch_norm.forward " in seen[1]
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "inf", "nan", "soon"])
+def test_a_timeout_is_a_positive_number(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["check", "work.py", "--timeout", seconds])
+    assert "--timeout" in capsys.readouterr().err
+
+
+def test_help_says_where_progress_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb, words in (("progress", "NORMTUTOR_PROGRESS"), ("check", "Nothing is noted")):
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        assert words in " ".join(capsys.readouterr().out.split())
 
 
 FORWARD = exercises()["batch_norm.forward"].reference
@@ -254,6 +320,11 @@ TWO = FORWARD.replace("d != 1", "d + 1 != two")
         f"{FORWARD}\nimport normtutor.exercises as ex\nex.check('batch_norm.forward', batch_norm)",
         f"{FORWARD}\nbatch_norm = use('batch_norm.forward', batch_norm)",
         f"{FORWARD}\nif batch_norm:\n    {CHECK}",
+        f"{FORWARD}\nimport normtutor.exercises as ex\nprint(ex.grade('batch_norm.forward', batch_norm))",
+        f"{FORWARD}\nfrom normtutor.exercises import grade\n"
+        "verdict = grade('batch_norm.forward', batch_norm, seed=3)",
+        f"def mine(x, weight, bias, eps): return batch_norm(x, weight, bias, eps)\n{FORWARD}\n"
+        "other = use('batch_norm.forward', mine)",
     ],
 )
 def test_an_answer_runs_with_all_that_it_needs_and_no_more(
@@ -270,6 +341,14 @@ def test_use_does_not_put_the_reference_in_the_place_of_the_answer(
     wrong = "def batch_norm(x, weight, bias, eps):\n    return x\n"
     wrong += "batch_norm = use('batch_norm.forward', batch_norm)\n"
     assert graded(tmp_path, capsys, HEADER + wrong + CHECK)["batch_norm.forward"][0] == "wrong"
+
+
+def test_the_reference_used_for_nothing_is_not_attempted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given in ("None", "..."):
+        text = f"{HEADER}batch_norm = use('batch_norm.forward', {given})\n{CHECK}"
+        assert graded(tmp_path, capsys, text)["batch_norm.forward"][0] == "unattempted"
 
 
 def test_another_answer_may_build_on_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

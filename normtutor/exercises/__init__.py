@@ -8,7 +8,7 @@ from typing import Any
 from normtutor.exercises import store
 from normtutor.exercises.book import pages
 from normtutor.exercises.registry import exercises, find
-from normtutor.exercises.show import code, markdown_table, show, table
+from normtutor.exercises.show import code, markdown_table, plain, show, table
 from normtutor.exercises.verdict import SIGNS, WORDS, Verdict, failed_to_run, grade
 
 __all__ = ["Verdict", "check", "grade", "hint", "pages", "progress", "solution", "statement", "use"]
@@ -17,7 +17,10 @@ _hints_shown: dict[str, int] = {}
 
 
 def check(id: str, answer: object) -> None:
-    """Show the verdict on ``answer`` and note it in the progress file. Never raises."""
+    """Show the verdict on ``answer`` and note it in the progress file. Never raises.
+
+    One more line says, once, that the progress cannot be saved, or that a damaged file was set aside.
+    """
     try:
         find(id)
     except ValueError as unknown:
@@ -29,8 +32,8 @@ def check(id: str, answer: object) -> None:
         raise
     except BaseException as error:  # an object can fail even where it is only looked at
         verdict = failed_to_run(id, error)
-    store.record(verdict)
-    _show_headed(verdict.text)
+    note = store.record(verdict)
+    _show_headed("\n\n".join([verdict.text, *([note] if note else [])]))
 
 
 def hint(id: str) -> None:
@@ -65,7 +68,8 @@ def statement(id: str) -> None:
         ValueError: no exercise has that id.
     """
     exercise = find(id)
-    _show_headed(f"{exercise.title} ({id})\n\n{exercise.statement.strip()}")
+    headline, text = f"{exercise.title} ({id})", exercise.statement.strip()
+    show(f"{headline}\n\n{plain(text)}", f"**{headline}**\n\n{text}")
 
 
 def use(id: str, answer: Any) -> Any:
@@ -85,12 +89,18 @@ def use(id: str, answer: Any) -> Any:
 
 
 def progress() -> None:
-    """Show a table of all exercises and how far you are."""
+    """Show a table of all exercises and how far you are.
+
+    ``check`` notes it in ``normtutor_progress.json`` in the current folder, or in the file that the
+    environment variable ``NORMTUTOR_PROGRESS`` names; ``normtutor check FILE`` notes nothing.
+    """
     rows = progress_rows()
     done = sum(status == "passed" for _, status, _ in rows)
     header = ("exercise", "status", "title")
     cells = [header, *((id, WORDS.get(status, status), title) for id, status, title in rows)]  # type: ignore[call-overload]
     summary = f"{done} of {len(rows)} exercises passed."
+    if all(status == "unattempted" for _, status, _ in rows):
+        summary += " `check` in a notebook or script notes what you do; `normtutor check FILE` notes nothing."
     show(f"{table(cells)}\n\n{summary}", f"{markdown_table(cells)}\n\n{summary}")
 
 

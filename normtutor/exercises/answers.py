@@ -2,21 +2,26 @@
 
 import ast
 import contextlib
+import copy
 import io
 import json
 import linecache
+import signal
 import symtable
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from normtutor.exercises.observe import TimeUp
 from normtutor.exercises.registry import exercises, find
-from normtutor.exercises.verdict import Verdict, failed_to_run, grade, not_in_file, unknown
+from normtutor.exercises.verdict import Verdict, failed_to_run, grade, not_in_file, too_slow, unknown
 
-CALLS = ("check", "use")
+CALLS = ("check", "grade", "use")
+TIMEOUT = 20.0
 
 
 class BadFile(Exception):
@@ -39,13 +44,24 @@ class _Statement:
         kinds = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign)
         return isinstance(self.node, kinds) and not self.gives & self.takes
 
-    def code(self) -> CodeType:
-        return compile(ast.Module([self.node], []), self.source, "exec")
+    def code(self, asked: str) -> CodeType:
+        """Compiled; ``use(asked, X)`` stands for X, or the reference would take the answer's place."""
+        node = _WithoutUse(asked).visit(copy.deepcopy(self.node))
+        return compile(ast.fix_missing_locations(ast.Module([node], [])), self.source, "exec")
+
+
+class _WithoutUse(ast.NodeTransformer):
+    def __init__(self, id: str) -> None:
+        self._id = id
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        called = _called(node)
+        return called[2] if called and called[:2] == ("use", self._id) else self.generic_visit(node)
 
 
 @dataclass
 class _Answer:
-    """A call ``check(id, expression)`` in the statement at index ``at``."""
+    """A call ``check(id, expression)`` (or ``grade``, ``use``) in the statement at index ``at``."""
 
     id: str
     expression: ast.expr
@@ -53,11 +69,16 @@ class _Answer:
     by: str
 
 
-def grade_file(file: Path) -> list[Verdict]:
-    """A verdict on every exercise of the notebook(s) to which the exercises in ``file`` belong.
+def grade_file(file: Path, present: bool = False, timeout: float = TIMEOUT) -> Iterator[Verdict]:
+    """A verdict on every exercise of the notebook(s) to which the exercises in ``file`` belong, one by one.
 
     Only what an answer needs is run: neither training loops nor figures. An error there counts for that
     exercise alone.
+
+    Args:
+        file: the notebook or script.
+        present: leave out the exercises that the file does not contain.
+        timeout: seconds for one exercise; kept in the main thread of a system with alarm signals only.
 
     Raises:
         BadFile: no such file, neither .py nor .ipynb, damaged, a syntax error, or no exercises.
@@ -66,12 +87,49 @@ def grade_file(file: Path) -> list[Verdict]:
     answers = _answers(statements)
     if not answers:
         raise BadFile(
-            f'{file}: found no exercises, expected calls such as check("batch_norm.forward", batch_norm)'
+            f"{file}: found no exercises. Under each answer the file needs a call that names its exercise: "
+            'check("batch_norm.forward", batch_norm)'
         )
     notebooks = {id.partition(".")[0] for id in answers if id in exercises()}
     wanted = [id for id in exercises() if id.partition(".")[0] in notebooks]
-    verdicts = [_grade(answers[id], statements, file) if id in answers else not_in_file(id) for id in wanted]
-    return verdicts + [_unknown(id) for id in answers if id not in exercises()]
+    wanted = [id for id in wanted if id in answers or not present]
+    wanted += [id for id in answers if id not in exercises()]
+    return (_verdict(id, answers.get(id), statements, file, timeout) for id in wanted)
+
+
+def _verdict(
+    id: str, answer: _Answer | None, statements: list[_Statement], file: Path, timeout: float
+) -> Verdict:
+    if id not in exercises():
+        return _unknown(id)
+    if answer is None:
+        return not_in_file(id)
+    try:
+        with _time_limit(timeout):
+            return _grade(answer, statements, file)
+    except TimeUp:
+        return too_slow(id, timeout)
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeUp in what runs longer, where the system can."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, stop)
+    # Again and again: a bare `except:` in the answer may catch the first.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _unknown(id: str) -> Verdict:
@@ -89,10 +147,10 @@ def _grade(answer: _Answer, statements: list[_Statement], file: Path) -> Verdict
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             for statement in _slice(answer, statements):
-                exec(statement.code(), namespace)
+                exec(statement.code(answer.id), namespace)
             value = eval(expression, namespace)
             return grade(answer.id, value)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TimeUp):
         raise
     except BaseException as error:
         return failed_to_run(answer.id, error)
@@ -111,7 +169,7 @@ def _slice(answer: _Answer, statements: list[_Statement]) -> list[_Statement]:
         name, before = open_names.pop()
         for index in range(before - 1, -1, -1):
             statement = statements[index]
-            if name not in statement.gives or _is_use_of(statement.node, answer.id):
+            if name not in statement.gives:
                 continue
             needed.add(index)
             wanted = {(taken, index) for taken in statement.takes | statement.takes_later}
@@ -125,12 +183,12 @@ def _slice(answer: _Answer, statements: list[_Statement]) -> list[_Statement]:
 
 
 def _answers(statements: list[_Statement]) -> dict[str, _Answer]:
-    """The last ``check`` of each exercise, or else its last ``use``."""
+    """The last ``check`` of each exercise, or else its last ``grade``, or else its last ``use``."""
     found: dict[str, _Answer] = {}
     for at, statement in enumerate(statements):
         for call in _calls(statement.node):
             by, id, expression = call
-            if by == "check" or id not in found or found[id].by == "use":
+            if id not in found or CALLS.index(by) <= CALLS.index(found[id].by):
                 found[id] = _Answer(id, expression, at, by)
     return found
 
@@ -139,17 +197,20 @@ def _calls(node: ast.stmt) -> Iterator[tuple[str, str, ast.expr]]:
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return
     for call in ast.walk(node):
-        if not isinstance(call, ast.Call) or len(call.args) != 2:
-            continue
-        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-        id, expression = call.args
-        if name in CALLS and isinstance(id, ast.Constant) and isinstance(id.value, str):
-            yield name, id.value, expression
+        called = _called(call)
+        if called:
+            yield called
 
 
-def _is_use_of(node: ast.stmt, id: str) -> bool:
-    """Whether it is ``X = use(id, X)``, which would put the reference in the answer's place."""
-    return any(by == "use" and used == id for by, used, _ in _calls(node))
+def _called(call: ast.AST) -> tuple[str, str, ast.expr] | None:
+    """The function's name, the id and the answer's expression, if it is a call that grades."""
+    if not isinstance(call, ast.Call) or len(call.args) < 2:
+        return None
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    id, expression = call.args[:2]
+    if name in CALLS and isinstance(id, ast.Constant) and isinstance(id.value, str):
+        return name, id.value, expression
+    return None
 
 
 def _analysed(node: ast.stmt, source: str) -> _Statement:

@@ -6,7 +6,6 @@ from normtutor.catalog import TECHNIQUES
 from normtutor.exercises.exercise import Exercise
 from normtutor.exercises.registry import exercises
 from normtutor.exercises.show import code
-from normtutor.exercises.verdict import grade
 
 
 def pages() -> dict[str, str]:
@@ -21,9 +20,10 @@ def pages() -> dict[str, str]:
 
 def _section(exercise: Exercise) -> str:
     folds = [_fold(f"Hint {number}", hint) for number, hint in enumerate(exercise.hints, start=1)]
+    folds.append(_fold("Solution", code(exercise.reference)))
+    # After the solution: each is a change of it.
     wrong = "\n\n".join(_wrong_answer(exercise, number) for number in range(len(exercise.mistakes)))
     folds.append(_fold(f"{len(exercise.mistakes)} typical wrong answers", wrong))
-    folds.append(_fold("Solution", code(exercise.reference)))
     parts = [f"## {exercise.title}", f"`{exercise.id}`", exercise.statement, code(exercise.starter)]
     return "\n\n".join(part.strip() for part in [*parts, *folds])
 
@@ -33,9 +33,8 @@ def _wrong_answer(exercise: Exercise, number: int) -> str:
     source = exercise.mistaken(mistake)
     changes = list(unified_diff(exercise.reference.splitlines(), source.splitlines(), lineterm="", n=0))
     diff = "\n".join(line for line in changes[2:] if not line.startswith("@@"))
-    says = grade(exercise.id, exercise.build(source)).text.partition("\n\n")[2]
-    quote = "\n".join(f"> {line}".rstrip() for line in says.splitlines())
-    return f"**{number + 1}. {mistake.name.replace('_', ' ')}**\n\n{code(diff, 'diff')}\n\n{quote}"
+    title = f"**{number + 1}. {mistake.name.replace('_', ' ')}**"
+    return f"{title}\n\n{code(diff, 'diff')}\n\n> {mistake.sentence}"
 
 
 def _fold(summary: str, body: str) -> str:

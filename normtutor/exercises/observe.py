@@ -3,6 +3,7 @@
 import dis
 import linecache
 import math
+import re
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +14,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 # Largest difference that counts as rounding, relative to the largest value.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2**-9, torch.bfloat16: 2**-7}
+
+T = TypeVar("T")
 
 _OURS = str(Path(__file__).resolve().parent.parent)
 _NOT_THE_LEARNERS = (_OURS, str(Path(torch.__file__).parent), sysconfig.get_paths()["stdlib"], "<frozen")
@@ -27,6 +31,67 @@ class Unfinished(Exception):
 
 class Broken(Exception):
     """The answer cannot be observed further; the message tells the learner why."""
+
+
+class Forbidden(Broken):
+    """The answer asks torch for what the exercise asks of the learner."""
+
+
+class TimeUp(BaseException):
+    """The answer takes too long; not an Exception, so that the learner's own handlers let it through."""
+
+
+NORMALIZATION = "You call torch's own normalization. Write the formula: that is the exercise."
+AUTOGRAD = "Use no autograd: derive the three terms. Autograd is how to check them afterwards."
+
+
+class _ByHand(TorchFunctionMode):
+    """Refuses torch's normalization and forward-mode differentiation, whatever they are called through."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(getattr(func, "__name__", ""))
+        if re.search("(batch|layer|group|instance|rms)_norm", name):
+            raise Forbidden(NORMALIZATION)
+        if name == "_make_dual":
+            raise Forbidden(AUTOGRAD)
+        return func(*args, **(kwargs or {}))
+
+
+Probe = Callable[[Any, "Draw"], Iterator[tuple[str, object]]]
+
+
+def by_hand(probe: Probe) -> Probe:
+    """``probe``, for an exercise in which torch's own normalization is no answer."""
+
+    def watched(answer: Any, draw: "Draw") -> Iterator[tuple[str, object]]:
+        observations = probe(answer, draw)
+        while True:
+            with _ByHand():  # only while the probe runs: several are read by turns
+                observation = next(observations, None)
+            if observation is None:
+                return
+            yield observation
+
+    return watched
+
+
+def without_autograd(call: Callable[..., T], *arguments: object) -> T:
+    """What ``call`` returns, unless it records a graph.
+
+    Raises:
+        Forbidden: it does.
+    """
+
+    def refuse(_: Any) -> Tensor:
+        raise Forbidden(AUTOGRAD)
+
+    try:
+        with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(refuse, refuse):
+            return call(*arguments)
+    except RuntimeError as error:
+        if "saved tensor hooks" in str(error):  # torch.func.vjp and the like do not run under them
+            raise Forbidden(AUTOGRAD) from None
+        raise
 
 
 class Draw:
@@ -55,10 +120,10 @@ class Draw:
         return x * self.values(n, 1, *ones, low=0.5, high=2) + self.values(n, 1, *ones)
 
 
-T = TypeVar("T", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 
-def settle(module: T, draw: Draw, dtype: torch.dtype | None = None) -> T:
+def settle(module: Module, draw: Draw, dtype: torch.dtype | None = None) -> Module:
     """``module`` on the trial's device, in ``dtype`` or the trial's own."""
     return module.to(draw.device, dtype or draw.dtype)
 
@@ -82,9 +147,9 @@ def returned(value: object, call: object, *wanted: str) -> Any:
         raise Unfinished
     if not wanted:
         if not isinstance(value, Tensor):
-            raise Broken(f"{where} returns {_kind(value)}, expected a tensor.")
+            raise Broken(f"{where} returns {kind(value)}, expected a tensor.")
     elif not isinstance(value, tuple | list) or len(value) != len(wanted):
-        got = f"{_kind(value)} of {len(value)}" if isinstance(value, tuple | list) else _kind(value)
+        got = f"{kind(value)} of {len(value)}" if isinstance(value, tuple | list) else kind(value)
         raise Broken(f"{where} returns {got}, expected a tuple of {len(wanted)}: ({', '.join(wanted)}).")
     return value
 
@@ -93,7 +158,7 @@ def attempted(call: Callable[[], object], answer: object) -> None:
     """Raise Unfinished if ``call``, which runs ``answer``, reaches an unfinished part; ignore the rest."""
     try:
         returned(call(), answer)
-    except Unfinished:
+    except (Unfinished, Forbidden):
         raise
     except Exception as error:
         if is_unfinished(error):
@@ -137,6 +202,25 @@ class Approx:
 
     value: object
     tolerance: float
+
+
+@dataclass(frozen=True)
+class Holds:
+    """Whether something is as asked; ``otherwise`` says what is the case if it is not.
+
+    ``mistake`` names the mistake that says just this, if one does.
+    """
+
+    value: bool
+    otherwise: str
+    mistake: str = ""
+
+
+@dataclass(frozen=True)
+class Secret:
+    """Something to compare whose right value no verdict may show."""
+
+    value: object
 
 
 @dataclass(frozen=True)
@@ -208,11 +292,9 @@ def observe(
             observation = name, freeze(value)
         except StopIteration:
             return
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TimeUp):
             raise
-        except (
-            BaseException
-        ) as error:  # SystemExit too: nothing that the learner's code does may end the session
+        except BaseException as error:  # SystemExit too: no answer may end the session
             yield "", outcome(error)
             return
         yield observation
@@ -231,6 +313,10 @@ def freeze(value: object, tolerance: float | None = None) -> object:
         raise Unfinished
     if isinstance(value, Approx):
         return freeze(value.value, value.tolerance)
+    if isinstance(value, Secret):
+        return Secret(freeze(value.value))
+    if isinstance(value, Holds):
+        return value
     if isinstance(value, Tensor):
         tolerance = TOLERANCE.get(value.dtype, 0.0) if tolerance is None else tolerance
         numbers = value.detach().flatten().tolist() if value.numel() <= 4096 else []
@@ -242,7 +328,7 @@ def freeze(value: object, tolerance: float | None = None) -> object:
         return tuple(freeze(part) for part in value)
     if isinstance(value, dict):
         return {str(key): freeze(part) for key, part in value.items()}
-    return value if value is None or isinstance(value, bool | int | float | str) else _kind(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else kind(value)
 
 
 def same(a: object, b: object) -> bool:
@@ -252,7 +338,12 @@ def same(a: object, b: object) -> bool:
             return False
         return a.values == b.values or max(differences(a, b)) <= min(a.limit, b.limit)
     if isinstance(a, Raised) and isinstance(b, Raised):
-        return (a.type, a.message) == (b.type, b.message)
+        # The order of the words aside: `a * b` and `b * a` complain about the same two shapes.
+        return a.type == b.type and sorted(a.message.split()) == sorted(b.message.split())
+    if isinstance(a, Holds) and isinstance(b, Holds):
+        return a.value == b.value
+    if isinstance(a, Secret) and isinstance(b, Secret):
+        return same(a.value, b.value)
     return type(a) is type(b) and a == b
 
 
@@ -275,6 +366,8 @@ def _difference(x: float, y: float) -> float:
 
 def describe(expected: object, got: object) -> str:
     """What was expected and what came, in one line."""
+    if isinstance(expected, Secret):
+        return "not the right value"
     if isinstance(expected, Snapshot) and isinstance(got, Snapshot):
         return _describe_tensors(expected, got)
     if isinstance(expected, tuple | dict) and isinstance(got, tuple | dict):
@@ -331,6 +424,7 @@ def _brief(value: object) -> str:
     return str(value)
 
 
-def _kind(value: object) -> str:
+def kind(value: object) -> str:
+    """The type of ``value``, with its article."""
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -20,7 +20,7 @@ def find(id: str) -> Exercise:
     """The exercise called ``id``.
 
     Raises:
-        ValueError: there is none; the message suggests the nearest.
+        ValueError: there is none; the message suggests the nearest, or lists them all.
     """
     known = exercises()
     if not isinstance(id, str):
@@ -28,6 +28,9 @@ def find(id: str) -> Exercise:
             f"the exercise's id comes first, such as {next(iter(known))!r}; got {type(id).__name__}"
         )
     if id not in known:
-        near = get_close_matches(id, known, n=1, cutoff=0.0)[0]
-        raise ValueError(f"no exercise is called {id!r}. Did you mean {near!r}?")
+        near = get_close_matches(id.casefold(), known, n=1, cutoff=0.7)
+        # "forward" or "layer" alone is near enough too.
+        near = near or [one for one in known if id and one.rpartition(".")[2] == id.casefold()]
+        help = f"Did you mean {near[0]!r}?" if near else f"The exercises are {', '.join(known)}."
+        raise ValueError(f"no exercise is called {id!r}. {help}")
     return known[id]

@@ -1,5 +1,6 @@
 """Showing text: Markdown where a notebook runs, plain text elsewhere."""
 
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,6 +17,27 @@ def show(text: str, markdown: str | None = None) -> None:
         print(text)
     except UnicodeEncodeError:  # a terminal without ✓ or γ
         print(text.encode("ascii", "replace").decode())
+
+
+_SYMBOLS = {
+    "gamma": "γ", "beta": "β", "mu": "μ", "sigma": "σ", "varepsilon": "ε", "partial": "∂", "leftarrow": "←",
+    "times": "×", "cdot": "·", "sum": "Σ", "le": "≤", "ge": "≥",
+}  # fmt: skip
+
+
+def plain(text: str) -> str:
+    """Markdown with simple LaTeX between dollar signs, as text that a terminal shows."""
+    parts = re.split(r"(`[^`]*`|\${1,2}[^$]+\${1,2})", text)
+    return "".join(_plain_formula(part.strip("$")) if part.startswith("$") else part for part in parts)
+
+
+def _plain_formula(latex: str) -> str:
+    latex = re.sub(r"\\hat\s*\{?(\w)\}?", "\\1\N{COMBINING CIRCUMFLEX ACCENT}", latex)
+    latex = latex.replace("^2", "²").replace(r"\,", " ")
+    latex = re.sub(r"\\([A-Za-z]+)", lambda found: _SYMBOLS.get(found[1], found[0]), latex)
+    latex = re.sub(r"\\sqrt\{([^{}]*)\}", r"√(\1)", latex)
+    latex = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"(\1)/(\2)", latex)
+    return re.sub(r"\^\{?(\w+)\}?", r"^\1", latex)
 
 
 def code(source: str, language: str = "python") -> str:

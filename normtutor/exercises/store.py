@@ -1,6 +1,5 @@
 """The progress file: one small JSON file beside the learner's work."""
 
-import contextlib
 import json
 import os
 import tempfile
@@ -24,24 +23,41 @@ def load() -> dict[str, str]:
         return {}
 
 
-def record(verdict: Verdict) -> None:
-    """Note a verdict. What was passed once stays passed; failing to write is silent."""
+_said: set[Path] = set()  # the files about whose failure the learner knows
+
+
+def record(verdict: Verdict) -> str | None:
+    """Note a verdict. What was passed once stays passed.
+
+    Returns:
+        what the learner should know, if anything: a damaged file was set aside, or (said once) nothing can
+        be written. It raises nothing: a read-only folder must not stand between a learner and a verdict.
+    """
     if verdict.status == "unattempted":
-        return
-    with contextlib.suppress(OSError):  # a read-only folder must not stand between a learner and a verdict
-        _record(Path(os.path.realpath(path())), verdict)  # through a link, to keep the link
+        return None
+    file = Path(os.path.realpath(path()))  # through a link, to keep the link
+    try:
+        kept = _record(file, verdict)
+    except OSError as error:
+        if file in _said:
+            return None
+        _said.add(file)
+        return f"Your progress cannot be saved in {file}: {error.strerror or type(error).__name__}."
+    return f"{file} was not a progress file; it is kept as {kept.name}." if kept else None
 
 
-def _record(file: Path, verdict: Verdict) -> None:
+def _record(file: Path, verdict: Verdict) -> Path | None:
+    """Returns the name under which a file that is not ours was kept."""
+    kept = None
     try:
         statuses = _parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         statuses = {}
     except ValueError:  # not ours, or damaged: keep it under another name
-        _set_aside(file)
+        kept = _set_aside(file)
         statuses = {}
     if statuses.get(verdict.id) in ("passed", verdict.status):
-        return
+        return kept
     statuses[verdict.id] = verdict.status
     text = json.dumps({"format": FORMAT, "exercises": statuses}, indent=1)
     with tempfile.NamedTemporaryFile(
@@ -53,6 +69,7 @@ def _record(file: Path, verdict: Verdict) -> None:
     except OSError:
         os.unlink(new.name)
         raise
+    return kept
 
 
 def _parse(text: str) -> dict[str, str]:
@@ -66,7 +83,7 @@ def _parse(text: str) -> dict[str, str]:
     return statuses
 
 
-def _set_aside(file: Path) -> None:
+def _set_aside(file: Path) -> Path:
     """Give ``file`` the first free name; a hard link first, since a rename would overwrite."""
     number = 1
     while True:
@@ -77,4 +94,4 @@ def _set_aside(file: Path) -> None:
             number += 1
             continue
         file.unlink()
-        return
+        return kept

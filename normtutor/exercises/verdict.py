@@ -5,18 +5,30 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from types import CodeType, FunctionType
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from normtutor.exercises.exercise import Exercise, Mistake
-from normtutor.exercises.observe import Complaint, Raised, Unfinished, describe, observe, outcome, same
+from normtutor.exercises.observe import (
+    Complaint,
+    Holds,
+    Raised,
+    Unfinished,
+    describe,
+    kind,
+    observe,
+    outcome,
+    same,
+)
 from normtutor.exercises.registry import find
 
 SEED = 0
 Status = Literal["passed", "wrong", "error", "unattempted"]
+NOT_IN_FILE = "The file has no answer to this exercise."
 Observation = tuple[str, object]
 SIGNS: dict[Status, str] = {"passed": "✓", "wrong": "✗", "error": "!", "unattempted": "○"}
 WORDS: dict[Status, str] = {
@@ -43,6 +55,14 @@ class Verdict:
     mistake: str | None
     text: str
 
+    @property
+    def passed(self) -> bool:
+        """Whether the answer is right."""
+        return self.status == "passed"
+
+    def __bool__(self) -> bool:
+        return self.passed
+
 
 def grade(id: str, answer: object, seed: int = SEED, device: str = "cpu") -> Verdict:
     """Compare the behaviour of ``answer`` with the reference on random inputs.
@@ -65,10 +85,15 @@ def grade(id: str, answer: object, seed: int = SEED, device: str = "cpu") -> Ver
     complaint = _wrong_kind(exercise, answer)
     if complaint:
         return _verdict(exercise, "wrong", None, complaint)
+    library = _library(answer)
+    if library:
+        return _unattempted(
+            exercise, [], f"This is {library}'s own code. Write your own `{exercise.answer}`."
+        )
     with _isolated(seed, device):
         came = list(observe(exercise.probe, answer, seed, device))
     with _isolated(seed, device):  # anew: the answer may have thrown a global switch
-        return _compare(exercise, came, seed, device)
+        return _compare(exercise, answer, came, seed, device)
 
 
 def failed_to_run(id: str, error: BaseException) -> Verdict:
@@ -89,7 +114,16 @@ def not_in_file(id: str) -> Verdict:
     Raises:
         ValueError: no exercise has that id.
     """
-    return _unattempted(find(id), [], "The file has no answer to this exercise.")
+    return _unattempted(find(id), [], NOT_IN_FILE)
+
+
+def too_slow(id: str, seconds: float) -> Verdict:
+    """The verdict on an answer that was stopped.
+
+    Raises:
+        ValueError: no exercise has that id.
+    """
+    return _verdict(find(id), "error", None, f"Your code did not finish in {seconds:g} s.")
 
 
 def unknown(id: str, why: str) -> Verdict:
@@ -97,52 +131,75 @@ def unknown(id: str, why: str) -> Verdict:
     return Verdict(id, "error", None, f"{SIGNS['error']} {id}: unknown exercise\n\n{why}")
 
 
-def _compare(exercise: Exercise, came: list[Observation], seed: int, device: str) -> Verdict:
+def _compare(exercise: Exercise, answer: object, came: list[Observation], seed: int, device: str) -> Verdict:
     reference = _known(exercise, exercise.reference, seed, device)
     first = _first_difference(reference, came)
-    right = [name for name, _ in came[:first]]
+    right = [name for i, (name, value) in enumerate(came) if _agrees(reference[i], value)]
+    progress = _score(right, len(reference)) if right else []
     if came and isinstance(came[-1][1], Unfinished):
-        return _unattempted(exercise, right)
+        following = reference[len(came) - 1]
+        if progress and following:
+            progress.append(f"The next check is: {following[0]}.")
+        return _unattempted(exercise, progress)
     if first is None:
-        text = f"All {len(came)} observations agree with the reference (seed {seed})."
+        text = f"All {len(came)} checks agree with the reference (seed {seed})."
         return _verdict(exercise, "passed", None, text)
     if exercise.spot_the_bug:
         given = _known(exercise, exercise.starter, seed, device)
         if _first_difference(given, came) is None:
-            why = "Your code behaves exactly like the given one: the bug is still in it."
-            return _unattempted(exercise, right, why)
+            return _bug_left(exercise, answer)
 
     name, expected = reference[first] or ("", None)
     _, got = came[first] if first < len(came) else ("", None)
     exact, likely = _explain(exercise, came, first, seed, device)
-    lines = [exact.sentence] if exact else [f"Possibly: {likely.sentence}"] if likely else []
+    status: Status = "wrong"
+    lines = []
+    # A statement that fails can be just what the mistake says; anything else has other causes too.
+    certain = likely is not None and isinstance(got, Holds) and got.mistake == likely.name
+    if exact:
+        lines.append(exact.sentence)
+    elif likely:
+        lines.append(likely.sentence if certain else f"Possibly: {likely.sentence}")
     if isinstance(got, Raised):
-        lines.append(f"While observing {name}, your code stops with {got}.")
-        if not got.line:
+        status = "wrong" if exact else "error"
+        lines.append(f"At {name}, your code stops with {got}.")
+        if got.type == "TypeError" and "argument" in got.message and not got.line:
             lines.append(f"The exercise asks for `{signature(exercise)}`.")
     elif isinstance(got, Complaint):
-        lines.append(got.text)
+        lines += [got.text] * (got.text not in lines)
     else:
-        what = "this does not hold" if got is False else describe(expected, got)
-        lines.append(f"First difference, {name}: {what}.")
+        if isinstance(got, Holds):
+            lines.append(f"Not as asked: {got.otherwise}.")
+        else:
+            lines.append(f"First difference, {name}: {describe(expected, got)}.")
         others = [name for i, (name, value) in enumerate(came) if i > first and _differs(reference[i], value)]
-        if others:
+        known = exact or certain  # and what follows from it need not be listed
+        if others and not known:
             lines.append(f"Also different: {_some(others)}.")
-        if isinstance(came[-1][1], Raised):
+        if isinstance(came[-1][1], Raised) and not known:
             lines.append(f"Later your code stops with {came[-1][1]}.")
-    lines += _already_right(right)
-    status: Status = "error" if isinstance(got, Raised) and not exact else "wrong"
+    lines += progress
     lines.append(f"Inputs: seed {seed}.")
     return _verdict(exercise, status, exact.name if exact else None, *lines)
+
+
+def _agrees(wanted: Observation | None, value: object) -> bool:
+    return wanted is not None and same(wanted[1], value)
 
 
 def _differs(wanted: Observation | None, value: object) -> bool:
     return wanted is not None and not isinstance(value, Raised | Complaint) and not same(wanted[1], value)
 
 
+def _score(right: list[str], of: int) -> list[str]:
+    names = f": {_some(right)}" if len(right) <= 6 else ""
+    return [f"{len(right)} of {of} checks are right{names}."]
+
+
 def _some(names: list[str]) -> str:
-    more = [f"and {len(names) - 5} more"] * (len(names) > 5)
-    return ", ".join([*names[:5], *more])
+    """At most six names."""
+    more = [f"and {len(names) - 6} more"] * (len(names) > 6)
+    return ", ".join([*names[:6], *more])
 
 
 def _explain(
@@ -150,16 +207,41 @@ def _explain(
 ) -> tuple[Mistake | None, Mistake | None]:
     """The mistake that behaves like the answer throughout, or else one that does up to the first difference.
 
-    Among several of the second kind, the one that agrees longest.
+    Among several of the second kind, the one that the first difference names, or the one that agrees longest.
     """
     likely, agreed = None, first
+    _, got = came[first] if first < len(came) else ("", None)
+    stated = got.mistake if isinstance(got, Holds) else ""
     for mistake in exercise.mistakes:
         until = _first_difference(_known(exercise, exercise.mistaken(mistake), seed, device), came)
         if until is None:
             return mistake, None
-        if until > agreed:
+        if until > agreed and (likely is None or likely.name != stated or mistake.name == stated):
             likely, agreed = mistake, until
+        elif until > first and mistake.name == stated:
+            likely = mistake
     return None, likely
+
+
+def _bug_left(exercise: Exercise, answer: object) -> Verdict:
+    """The verdict on an answer that behaves like the faulty code that the exercise begins with."""
+    mine, given = _bytecode(answer), _bytecode(exercise.build(exercise.starter))
+    if mine and mine != given:
+        why = "You changed the code, but nothing that the checker looks at changed: the bug is still in it."
+        return _verdict(exercise, "wrong", None, why)
+    return _unattempted(exercise, [], "This is the given code: the bug is still in it.")
+
+
+def _bytecode(value: object) -> list[object]:
+    """What the functions in ``value`` do, comments and layout aside; empty where they are not Python's."""
+    if isinstance(value, type):
+        return [(name, code) for name, part in vars(value).items() if (code := _bytecode(part))]
+    if isinstance(value, FunctionType):
+        return [*_bytecode(value.__code__), repr(value.__defaults__)]
+    if isinstance(value, CodeType):
+        constants = [_bytecode(constant) or repr(constant) for constant in value.co_consts]
+        return [value.co_code, value.co_names, value.co_varnames, constants]
+    return []
 
 
 class _Run:
@@ -180,6 +262,11 @@ class _Run:
                 _known.cache_clear()
                 raise
         return self._made[index]
+
+    def __len__(self) -> int:
+        while self[len(self._made)] is not None:
+            pass
+        return len(self._made)
 
 
 @cache
@@ -225,21 +312,35 @@ def _reference(exercise: Exercise) -> Any:
 
 def _wrong_kind(exercise: Exercise, answer: object) -> str | None:
     """What is wrong with the kind of object that was passed, if anything."""
-    wanted, name, kind = _reference(exercise), exercise.answer, type(answer).__name__
+    wanted, name, passed = _reference(exercise), exercise.answer, kind(answer)
     if isinstance(wanted, type):
         if isinstance(answer, nn.Module):
-            return f"You passed an object of the class {kind}. Pass the class itself: `{name}`, without `()`."
+            return f"You passed an object, {passed}. Pass the class itself: `{name}`, without `()`."
         if not isinstance(answer, type):
-            return f"Pass the class `{name}` itself; what came is of type {kind}."
+            return f"You passed {passed}. Pass the class `{name}` itself."
         if not issubclass(answer, nn.Module):
             return f"Derive your class from `nn.Module`: `class {answer.__name__}(nn.Module):`."
     elif isinstance(wanted, dict):
         if not isinstance(answer, dict):
-            return f"Pass the dict `{name}` with your numbers; what came is of type {kind}."
+            return f"You passed {passed}. Pass the dict `{name}` with your numbers."
     elif isinstance(answer, type):
-        return f"Pass a function, `{signature(exercise)}`; what came is the class {answer.__name__}."
+        return f"You passed the class {answer.__name__}. Pass a function, `{signature(exercise)}`."
     elif not callable(answer):
-        return f"Pass the function `{name}` itself, without calling it; what came is of type {kind}."
+        return f"You passed {passed}. Pass the function `{name}` itself, without calling it."
+    return None
+
+
+def _library(answer: object) -> str | None:
+    """The library that ``answer`` comes from: torch or normtutor, if it is not the learner's own."""
+    while isinstance(answer, partial):
+        answer = answer.func
+    parts = [answer, getattr(answer, "forward", None)]
+    if type(answer).__module__ == "torch._ops":
+        parts.append(type(answer))
+    for part in parts:
+        library = str(getattr(part, "__module__", None)).partition(".")[0]
+        if library in ("torch", "normtutor") and getattr(part, "__name__", "") != "_forward_unimplemented":
+            return library
     return None
 
 
@@ -248,16 +349,16 @@ def signature(exercise: Exercise) -> str:
     return f"{exercise.answer}{inspect.signature(_reference(exercise))}"
 
 
-def _unattempted(exercise: Exercise, right: list[str], why: str | None = None) -> Verdict:
+def _unattempted(exercise: Exercise, progress: list[str], why: str | None = None) -> Verdict:
+    """``progress`` says what is right in an answer that is begun."""
     why = why or f"Complete `{exercise.answer}` and run the cell again."
     hint = f'`hint("{exercise.id}")` shows a hint.'
-    return _verdict(exercise, "unattempted", None, f"{why} {hint}", *_already_right(right))
+    words = "unfinished" if progress else WORDS["unattempted"]
+    return _verdict(exercise, "unattempted", None, f"{why} {hint}", *progress, words=words)
 
 
-def _already_right(names: list[str]) -> list[str]:
-    return [f"Already right: {', '.join(names)}."] if names else []
-
-
-def _verdict(exercise: Exercise, status: Status, mistake: str | None, *lines: str) -> Verdict:
-    headline = f"{SIGNS[status]} {exercise.id}: {WORDS[status]}"
+def _verdict(
+    exercise: Exercise, status: Status, mistake: str | None, *lines: str, words: str | None = None
+) -> Verdict:
+    headline = f"{SIGNS[status]} {exercise.id}: {words or WORDS[status]}"
     return Verdict(exercise.id, status, mistake, "\n\n".join([headline, *lines]))

@@ -11,6 +11,7 @@ from normtutor.exercises import grade, hint, pages, solution, statement
 from normtutor.exercises.exercise import Exercise, Mistake, patched
 from normtutor.exercises.observe import observe, same
 from normtutor.exercises.registry import exercises
+from normtutor.exercises.show import plain
 from normtutor.exercises.verdict import SEED
 
 SEEDS = (SEED, 1, 2, 3, 4)
@@ -117,7 +118,10 @@ def test_the_texts_are_complete(exercise: Exercise, capsys: pytest.CaptureFixtur
     assert len(set(names)) == len(names) == len(set(sentences)) >= 6
     assert all(sentence.endswith(".") and "  " not in sentence for sentence in sentences)
     statement(exercise.id)
-    assert exercise.statement.strip() in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert plain(exercise.statement.strip()) in said
+    assert "\\" not in said
+    assert "$" not in said
     solution(exercise.id)
     assert capsys.readouterr().out.strip() == exercise.reference.strip()
     # The statement gives no line of the answer away.
@@ -149,6 +153,12 @@ def test_the_book_shows_every_exercise_in_full() -> None:
             part.strip() in text for part in (exercise.statement, exercise.starter, exercise.reference)
         )
         assert all(part in text for part in (*exercise.hints, *(m.sentence for m in exercise.mistakes)))
+        solution, wrong = text.index(exercise.reference.strip()), text.index(exercise.mistakes[0].sentence)
+        assert solution < wrong
+    # The sentence, and no part of a verdict.
+    assert not [
+        words for words in ("First difference", "Also different", "checks are right", "seed") if words in text
+    ]
     lines = text.splitlines()
     for number, line in enumerate(lines):
         if line.startswith("<summary>"):  # Markdown inside needs the blank line

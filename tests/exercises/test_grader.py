@@ -4,23 +4,31 @@ import builtins
 import inspect
 import json
 import os
+import re
 import statistics
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+import normtutor.functional
+import normtutor.layers
 from normtutor import exercises
 from normtutor.exercises import check, grade, store, use, verdict
+from normtutor.exercises.exercise import patched
 from normtutor.exercises.observe import observe
 from normtutor.exercises.registry import exercises as registry
 
 FORWARD, LAYER, PREDICT = "batch_norm.forward", "batch_norm.layer", "batch_norm.predict"
+BACKWARD, FOLD, CUMULATIVE = "batch_norm.backward", "batch_norm.fold", "batch_norm.cumulative"
+MOMENTUM = "batch_norm.bug_momentum"
 
 
 @pytest.fixture(autouse=True)
@@ -105,13 +113,15 @@ def test_an_evaluation_left_open_keeps_what_is_right() -> None:
     )
     said = grade(LAYER, answer(LAYER, source))
     assert said.status == "unattempted"
-    assert "running_var after three steps" in said.text
+    assert said.text.startswith("○ batch_norm.layer: unfinished\n")
+    assert "The next check is: output in evaluation." in said.text
 
 
 def test_some_numbers_predicted() -> None:
     said = grade(PREDICT, {**dict.fromkeys(reference(PREDICT), ...), "running mean": 0.5})
     assert said.status == "unattempted"
-    assert "Already right: running mean." in said.text
+    assert "1 of 4 checks are right: running mean." in said.text
+    assert "unfinished" in said.text
     assert (
         grade(PREDICT, {**dict.fromkeys(reference(PREDICT), ...), "running mean": 5}).status == "unattempted"
     )
@@ -130,7 +140,7 @@ def test_a_forgotten_return_is_wrong_and_said() -> None:
     ("id", "wrong", "words"),
     [
         (FORWARD, "text", "Pass the function `batch_norm` itself"),
-        (FORWARD, torch.ones(2), "what came is of type Tensor"),
+        (FORWARD, torch.ones(2), "You passed a Tensor."),
         (FORWARD, nn.BatchNorm2d, "Pass a function"),
         (FORWARD, lambda x: x, "batch_norm(x, weight, bias, eps)"),
         (FORWARD, lambda x, weight, bias, eps: [x], "a list, expected a tensor"),
@@ -138,7 +148,7 @@ def test_a_forgotten_return_is_wrong_and_said() -> None:
         (LAYER, nn.BatchNorm2d(3), "Pass the class itself"),
         (LAYER, 3, "Pass the class `BatchNorm2d` itself"),
         (LAYER, dict, "Derive your class from `nn.Module`"),
-        (LAYER, nn.ReLU, "BatchNorm2d(num_features, eps=1e-05, momentum=0.1)"),
+        (LAYER, type("Empty", (nn.Module,), {}), "BatchNorm2d(num_features, eps=1e-05, momentum=0.1)"),
         ("batch_norm.running", lambda a, b, x, m: a, "expected a tuple of 2: (new_mean, new_var)"),
         ("batch_norm.running", lambda a, b, x, m: (a, b, x), "a tuple of 3"),
         (PREDICT, [0.5, 1.57, 1.34, 5.99], "Pass the dict `prediction`"),
@@ -163,7 +173,9 @@ def test_an_unregistered_answer_gets_its_first_difference_and_what_is_right() ->
     assert (said.status, said.mistake) == ("wrong", None)
     assert "Possibly" not in said.text
     assert "First difference, running_mean after one step: expected" in said.text
-    assert "Already right: the constructor, the parameters" in said.text
+    assert re.search(r"\d\d of \d\d checks are right\.", said.text)
+    (others,) = [line for line in said.text.splitlines() if line.startswith("Also different")]
+    assert others.count(",") <= 6
     assert "seed 0" in said.text
 
 
@@ -286,7 +298,11 @@ def test_an_unknown_id_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) 
     assert "the exercise's id comes first" in capsys.readouterr().out
     for function in (exercises.hint, exercises.solution, exercises.statement):
         with pytest.raises(ValueError, match="Did you mean"):
+            function("Batch_Norm.Layer")
+        with pytest.raises(ValueError, match=r"The exercises are batch_norm\.forward, "):
             function("nothing")
+    with pytest.raises(ValueError, match=r"Did you mean 'batch_norm\.fold'"):
+        grade("fold", None)
 
 
 # --- what the grader leaves alone
@@ -334,8 +350,183 @@ def test_random_answers_are_graded_the_same_way_twice() -> None:
     assert grade(FORWARD, noisy).text == grade(FORWARD, noisy).text
 
 
-def test_torchs_own_layer_passes() -> None:
-    assert grade(LAYER, nn.BatchNorm2d).status == "passed"
+def test_what_the_libraries_have_is_no_answer() -> None:
+    class Derived(nn.BatchNorm2d):
+        pass
+
+    own = [
+        (LAYER, nn.BatchNorm2d, "torch"),
+        (LAYER, normtutor.layers.BatchNorm2d, "normtutor"),
+        (LAYER, Derived, "torch"),
+        (FORWARD, F.batch_norm, "torch"),
+        (FORWARD, torch.batch_norm, "torch"),
+        (FORWARD, torch.ops.aten.native_batch_norm, "torch"),
+        (FORWARD, partial(F.batch_norm, training=True), "torch"),
+        (FORWARD, normtutor.functional.batch_norm, "normtutor"),
+    ]
+    for id, given, library in own:
+        said = grade(id, given)
+        assert (said.status, said.mistake) == ("unattempted", None), said.text
+        assert f"This is {library}'s own code. Write your own" in said.text
+
+
+class Super(nn.BatchNorm2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("id", "given"),
+    [
+        (LAYER, Super),
+        (FORWARD, lambda x, w, b, eps: torch.batch_norm(x, w, b, None, None, True, 0.1, eps, False)),
+        (FORWARD, lambda x, w, b, eps: torch.native_batch_norm(x, w, b, None, None, True, 0.1, eps)[0]),
+        (FORWARD, lambda x, w, b, eps: 2 * nn.BatchNorm2d(3)(x)),
+        ("batch_norm.bug_variance", lambda x, eps: F.group_norm(x, 1, eps=eps)),
+        ("batch_norm.running", lambda m, v, x, a: (m, F.instance_norm(x))),
+    ],
+)
+def test_calling_torchs_own_normalization_is_named(id: str, given: Any) -> None:
+    said = grade(id, given)
+    assert (said.status, said.mistake) == ("wrong", "torchs_own"), said.text
+    assert said.text.count("You call torch's own normalization") == 1
+
+
+def _with_enable_grad(grad: Any, x: Any, weight: Any, eps: float) -> Any:
+    with torch.enable_grad():
+        inputs = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        return *torch.autograd.grad(_normalized(*inputs, eps), inputs, grad), grad.sum((0, 2, 3))
+
+
+def _with_backward(grad: Any, x: Any, weight: Any, eps: float) -> Any:
+    with torch.inference_mode(False), torch.enable_grad():
+        x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        _normalized(x, weight, eps).backward(grad)
+    return x.grad, weight.grad, grad.sum((0, 2, 3))
+
+
+def _with_vjp(grad: Any, x: Any, weight: Any, eps: float) -> Any:
+    return *torch.func.vjp(lambda x, w: _normalized(x, w, eps), x, weight)[1](grad), grad.sum((0, 2, 3))
+
+
+def _with_jvp(grad: Any, x: Any, weight: Any, eps: float) -> Any:
+    return torch.func.jvp(lambda x: _normalized(x, weight, eps), (x,), (grad,))[1], weight, weight
+
+
+def _normalized(x: Any, weight: Any, eps: float) -> Any:
+    mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
+    return weight.view(1, -1, 1, 1) * (x - mean) / torch.sqrt(var + eps)
+
+
+@pytest.mark.parametrize("trick", [_with_enable_grad, _with_backward, _with_vjp, _with_jvp])
+def test_autograd_is_refused_where_the_gradient_is_the_exercise(trick: Any) -> None:
+    said = grade(BACKWARD, trick)
+    assert (said.status, said.mistake) == ("wrong", "uses_autograd"), said.text
+    assert said.text.count("Use no autograd") == 1
+
+
+# --- what the checks find
+
+
+def replaced(id: str, *pairs: tuple[str, str]) -> verdict.Verdict:
+    """The verdict on the reference with some text replaced."""
+    return grade(id, answer(id, patched(registry()[id].reference, dict(pairs))))
+
+
+def test_a_small_eps_is_not_clamped() -> None:
+    assert not replaced(FORWARD, ("var + eps", "var + max(eps, 1e-8)"))
+    assert not replaced(LAYER, ("self.eps = eps", "self.eps = max(eps, 1e-8)"))
+    said = replaced("batch_norm.bug_variance", ("var + eps", "var + max(eps, 1e-6)"))
+    assert "You make ε larger than the caller asked" in said.text
+    assert "Possibly" not in said.text  # the check states it
+
+
+def test_a_layer_that_loads_no_checkpoint_is_wrong() -> None:
+    head = "    def forward(self, x):"
+    said = replaced(
+        LAYER, (head, f"    def load_state_dict(self, state):\n        raise RuntimeError\n\n{head}")
+    )
+    assert "Not as asked: a checkpoint of torch's layer does not load into yours." in said.text
+
+
+def test_an_adaptive_momentum_is_followed_to_its_end() -> None:
+    one = "max(self.momentum, 1 / (int(self.step_count) + 1))"
+    for wrong, mistake in (
+        ("max(0.1, 1 / (int(self.step_count) + 1))", "momentum_fixed"),
+        ("max(self.momentum, 1 / max(1, int(self.step_count)))", "second_replaces_first"),
+        ("max(self.momentum, 1 / (int(self.step_count) + 1)) if self.step_count < 15 else 0", None),
+    ):
+        said = replaced(MOMENTUM, (one, wrong))
+        assert (said.status, said.mistake) == ("wrong", mistake)
+        assert "average all batches evenly" not in said.text
+    late = "            with torch.no_grad():"
+    said = replaced(
+        MOMENTUM, ("            mean = x.mean(dim=0)", "            mean = x.mean(dim=0).detach()")
+    )
+    assert "First difference, gradient in x" in said.text
+    said = replaced(MOMENTUM, (late, "            self.seen = momentum\n" + late))
+    assert said
+
+
+def test_a_folded_convolution_needs_no_class_or_hook_of_its_own() -> None:
+    end = "    return folded"
+    for wrong in (
+        "    folded.__class__ = type('Mine', (nn.Conv2d,), {})\n",
+        "    folded.bias.data.zero_()\n"
+        "    folded.register_forward_hook(lambda m, i, y: y + bn.bias[:, None, None])\n",
+    ):
+        assert (
+            grade(FOLD, answer(FOLD, registry()[FOLD].reference.replace(end, wrong + end))).status == "wrong"
+        )
+    for mode in ("bn.train()", "bn.eval()", "conv.eval()"):
+        assert replaced(FOLD, (end, f"    {mode}\n{end}")).status == "wrong"
+
+
+def test_a_counter_may_be_a_tensor_or_a_float() -> None:
+    for count in ("torch.tensor(batches + 1)", "float(batches + 1)"):
+        assert replaced(CUMULATIVE, ("batches = batches + 1", f"batches = {count}"))
+    assert not replaced(CUMULATIVE, ("running_var, batches\n", "running_var, batches + 0.5\n"))
+
+
+def test_one_overwritten_input_is_one_fault() -> None:
+    for id, name in ((FORWARD, "in_place"), (LAYER, "input_changed"), (BACKWARD, "in_place")):
+        exercise = registry()[id]
+        (mistake,) = [m for m in exercise.mistakes if m.name == name]
+        said = grade(id, answer(id, exercise.mistaken(mistake)))
+        assert "Not as asked: the " in said.text
+        assert "Later your code stops" not in said.text
+
+
+def test_predict_shows_no_number() -> None:
+    exercise = registry()[PREDICT]
+    texts = [*exercise.hints, grade(PREDICT, dict.fromkeys(reference(PREDICT), 3)).text]
+    for mistake in exercise.mistakes:
+        texts.append(grade(PREDICT, answer(PREDICT, exercise.mistaken(mistake))).text)
+    for text in texts:
+        assert not re.search(r"\b(0\.5|1\.5\d*|1\.3\d*|1\.34\d*|5\.9\d*|20|6\.6\d*|5)\b", text), text
+
+
+def test_a_bug_that_is_left_in_is_told_from_one_not_looked_at() -> None:
+    exercise = registry()[MOMENTUM]
+    comment = exercise.starter.replace("        if self", "        # looked at\n        if self")
+    assert grade(MOMENTUM, answer(MOMENTUM, comment)).status == "unattempted"
+    changed = exercise.starter.replace("super().__init__()", "super().__init__()\n        self.mine = 3")
+    said = grade(MOMENTUM, answer(MOMENTUM, changed))
+    assert said.status == "wrong"
+    assert "You changed the code, but nothing that the checker looks at changed" in said.text
+
+
+def test_only_a_wrong_call_gets_the_signature() -> None:
+    assert "The exercise asks for" in grade(FORWARD, lambda x: x).text
+    assert "The exercise asks for" not in grade(FORWARD, forward("return x + 'a'")).text
+    assert "The exercise asks for" not in grade(FORWARD, max).text  # fails, but not for its arguments
+
+
+def test_a_verdict_is_true_if_it_is_passed() -> None:
+    assert grade(FORWARD, reference(FORWARD))
+    assert grade(FORWARD, reference(FORWARD)).passed
+    assert not grade(FORWARD, None)
+    assert not grade(FORWARD, None).passed
 
 
 @pytest.mark.gpu
@@ -366,7 +557,8 @@ def test_a_verdict_on_the_layer_is_cheap() -> None:
 
 
 def test_use_takes_the_answer_only_if_it_passes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert use(LAYER, nn.BatchNorm2d) is nn.BatchNorm2d
+    mine = reference(LAYER)
+    assert use(LAYER, mine) is mine
     assert "uses your `BatchNorm2d`" in capsys.readouterr().out
     given = use(LAYER, nn.ReLU)
     assert grade(LAYER, given).status == "passed"
@@ -440,13 +632,18 @@ def test_passed_stays_passed(progress_file: Path) -> None:
     "content",
     ["", "{", "[]", '{"mine": 1}', '{"format": "normtutor progress 1", "exercises": [1]}', b"\xff\xfe\x00"],
 )
-def test_a_foreign_or_damaged_file_is_kept_aside(progress_file: Path, content: str | bytes) -> None:
+def test_a_foreign_or_damaged_file_is_kept_aside(
+    progress_file: Path, content: str | bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     raw = content if isinstance(content, bytes) else content.encode()
     for _ in range(2):
         progress_file.write_bytes(raw)
         assert store.load() == {}
         check(FORWARD, reference(FORWARD))
         assert statuses(progress_file) == {FORWARD: "passed"}
+        check(FORWARD, reference(FORWARD))
+    said = capsys.readouterr().out
+    assert all(said.count(f"it is kept as progress.kept-{number}.json") == 1 for number in (1, 2))
     kept = sorted(progress_file.parent.glob("progress.kept-*.json"))
     assert [file.read_bytes() for file in kept] == [raw, raw]
 
@@ -457,7 +654,7 @@ def test_ids_of_another_version_are_kept(progress_file: Path) -> None:
     assert statuses(progress_file) == {"future.one": "passed", FORWARD: "passed"}
 
 
-def test_a_failure_to_write_is_silent(
+def test_a_failure_to_write_is_said_once(
     progress_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -475,13 +672,19 @@ def test_a_failure_to_write_is_silent(
     monkeypatch.setattr(store.os, "link", refuse)  # what cannot be kept aside is not overwritten
     check(FORWARD, reference(FORWARD))
     assert progress_file.read_text() == "{"
-    assert capsys.readouterr().out.count("passed") == 3
+    said = capsys.readouterr().out
+    assert said.count("passed") == 3
+    assert said.count("Your progress cannot be saved") == 1
 
 
 @pytest.mark.parametrize("name", ["", "nowhere/progress.json"])
-def test_an_impossible_place_is_silent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+def test_an_impossible_place_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("NORMTUTOR_PROGRESS", str(tmp_path / name))
-    check(FORWARD, reference(FORWARD))
+    for said in (1, 0):
+        check(FORWARD, reference(FORWARD))
+        assert capsys.readouterr().out.count("Your progress cannot be saved") == said
     assert store.load() == {}
 
 
