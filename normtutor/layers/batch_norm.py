@@ -53,7 +53,7 @@ class _BatchNorm(nn.Module):
     ) -> None:
         super().__init__()
         if momentum is not None:
-            check_momentum(momentum)
+            check_momentum("batch_norm", momentum)
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
