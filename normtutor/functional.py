@@ -118,7 +118,7 @@ def layer_norm(
         eps: ε, added to the variance; not negative.
 
     Returns:
-        A new tensor in the shape, dtype and memory format of ``input``.
+        A new tensor in the shape and dtype of ``input``.
 
     Raises:
         TypeError: ``normalized_shape`` is not a sequence, ``eps`` not a number.

@@ -206,11 +206,11 @@ def parity(
     For every device, dtype, mode, memory layout and offset: the output, every gradient for a random
     upstream gradient, and the buffers after ``steps`` training steps. γ, β and the running statistics are
     random; each channel, or set of elements where channels share statistics, has its own sign and scale.
-    Half-precision inputs are tried with parameters and buffers of their own dtype and of float32. The truth is
-    evaluated on the rounded inputs and parameters, so both candidates face the same condition number. A
+    Half-precision inputs are tried with parameters and buffers of their own dtype and of float32. The truth
+    is evaluated on the rounded inputs and parameters, so both candidates face the same condition number. A
     quantity passes if its error (see :class:`Comparison`) is at most ``factor`` × torch's + ``ulps`` × the
-    machine epsilon of its dtype; the second term keeps the last rounding, which is luck, out of the verdict. A
-    counter must be exact.
+    machine epsilon of its dtype; the second term keeps the last rounding, which is luck, out of the
+    verdict. A counter must be exact.
 
     Args:
         technique: a catalog row or its name.
