@@ -205,7 +205,7 @@ def parity(
 
     For every device, dtype, mode, memory layout and offset: the output, every gradient for a random
     upstream gradient, and the buffers after ``steps`` training steps. γ, β and the running statistics are
-    random; each channel, or set of elements where channels share statistics, has its own sign and scale.
+    random; each channel, or group of channels that share statistics, has its own sign and scale.
     Half-precision inputs are tried with parameters and buffers of their own dtype and of float32. The truth
     is evaluated on the rounded inputs and parameters, so both candidates face the same condition number. A
     quantity passes if its error (see :class:`Comparison`) is at most ``factor`` × torch's + ``ulps`` × the
@@ -216,7 +216,7 @@ def parity(
         technique: a catalog row or its name.
         devices: of torch; default: every one present.
         dtypes: of the input.
-        offsets: |mean| ÷ deviation of each channel or set.
+        offsets: |mean| ÷ deviation of each channel, or group of channels that share statistics.
         layer: judge this instead of the row's layer: shape → module. It must load the state dict of
             torch's layer.
         shapes: default: the row's ``parity_shapes``.
@@ -323,9 +323,8 @@ class _Case:
         self.twin = row.twin(shape).to(parameters)
         view, axes = _view(row, self.twin, shape)
         # One mean for all elements that share statistics, else the offset would be their deviation: one for
-        # each channel, or where channels share them, for each sample (and group).
-        shared = view != shape or 1 in axes
-        own = tuple(size if (d == 1 or shared) and d not in axes else 1 for d, size in enumerate(view))
+        # each channel or group, or where all channels share them, one.
+        own = tuple(size if d == 1 and d not in axes else 1 for d, size in enumerate(view))
         deviation = torch.exp(0.5 * normal(*own).clamp(-1, 1))
         mean = offset * deviation * normal(*own).sign()
         self.batches = [

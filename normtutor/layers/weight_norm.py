@@ -132,7 +132,6 @@ class _WeightNorm(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         renamed = {prefix + theirs: prefix + ours for theirs, ours in PARAMETRIZATION.items()}
-        # A copy, so that the caller's dict stays whole.
         state_dict = {renamed.get(key, key): value for key, value in state_dict.items()}
         v = state_dict.get(prefix + "weight_v")
         if v is not None and v.shape == self.weight_v.shape:
