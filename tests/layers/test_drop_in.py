@@ -435,6 +435,11 @@ def test_instance_norm_keeps_statistics_of_another_dtype() -> None:
     assert ours.running_mean.dtype == torch.float32
 
 
+def test_code_that_asks_for_torchs_class_finds_ours() -> None:
+    for case in CASES:
+        assert isinstance(case.ours(), getattr(nn, case.name))
+
+
 def test_another_number_of_channels_is_a_warning_where_nothing_is_kept() -> None:
     x = torch.randn(2, 5, 4, 4)
     for module in (layers, nn):
