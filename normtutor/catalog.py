@@ -28,10 +28,11 @@ class Technique:
         ranks: the input ranks for which the layer is defined; a network leaves it out elsewhere.
         modes: ``("train", "eval")`` where the two differ.
         forward_passes, backward_passes: how often an algorithm at its best reads or writes a tensor of
-            the input's size once that no longer fits the last-level cache, and is reduced over
-            elements that no single block holds.
-        notebook: the chapter's name, and of its exercises' module.
+            the input's size once that no longer fits the last-level cache: 2 and 3 where one block holds all
+            elements that share statistics (it reads x once), more where none does.
+        notebook: the chapter's name, and of its exercises' module; None until it is written.
         parity_shapes, bench_shapes: inputs that the parity table and the benchmark use.
+        centred: the mean is subtracted; without it the mean of x² takes the variance's place.
     """
 
     name: str
@@ -46,14 +47,20 @@ class Technique:
     modes: tuple[str, ...]
     forward_passes: int
     backward_passes: int
-    notebook: str
+    notebook: str | None
     parity_shapes: tuple[Shape, ...]
     bench_shapes: tuple[Shape, ...]
+    centred: bool = True
 
 
-def _per_rank(by_rank: dict[int, type[nn.Module]]) -> Callable[[Shape], nn.Module]:
+def groups(channels: int, most: int = 8) -> int:
+    """G for Group Normalization: the largest divisor of ``channels`` up to ``most`` (the seed's 8)."""
+    return max(g for g in range(1, most + 1) if channels % g == 0)
+
+
+def _per_rank(by_rank: dict[int, type[nn.Module]], **options: object) -> Callable[[Shape], nn.Module]:
     """A factory for layers that take the number of channels and come in one class per rank."""
-    return lambda shape: by_rank[len(shape)](shape[1])
+    return lambda shape: by_rank[len(shape)](shape[1], **options)
 
 
 BATCH = Technique(
@@ -76,7 +83,86 @@ BATCH = Technique(
     bench_shapes=((16, 64, 32, 32), (32, 128, 14, 14), (8, 64, 64, 64), (64, 64, 56, 56)),
 )
 
-TECHNIQUES: dict[str, Technique] = {row.name: row for row in (BATCH,)}
+LAYER = Technique(
+    name="layer",
+    title="Layer Normalization",
+    paper="Ba, Kiros & Hinton 2016",
+    url="https://arxiv.org/abs/1607.06450",
+    index_set="C, H, W",
+    function=functional.layer_norm,
+    layer=lambda shape: layers.LayerNorm(shape[1:]),
+    twin=lambda shape: nn.LayerNorm(shape[1:]),
+    ranks=(2, 3, 4, 5),
+    modes=("train",),
+    forward_passes=2,  # read x, write y
+    backward_passes=3,  # read x and ∂y, write ∂x
+    notebook=None,
+    parity_shapes=((24, 64), (6, 8, 16), (3, 6, 8, 8), (2, 4, 4, 6, 6)),
+    # The seed's transformer (16·20 tokens of 512 features), larger ones, and the seed's comparison.
+    bench_shapes=((320, 512), (16, 64, 32, 32), (2560, 512), (2048, 4096)),
+)
+
+RMS = Technique(
+    name="rms",
+    title="RMS Normalization",
+    paper="Zhang & Sennrich 2019",
+    url="https://arxiv.org/abs/1910.07467",
+    index_set="C, H, W",
+    function=functional.rms_norm,
+    layer=lambda shape: layers.RMSNorm(shape[1:], eps=1e-6),  # ε said: torch's None changed its meaning
+    twin=lambda shape: nn.RMSNorm(shape[1:], eps=1e-6),
+    ranks=(2, 3, 4, 5),
+    modes=("train",),
+    forward_passes=2,
+    backward_passes=3,
+    notebook=None,
+    parity_shapes=((24, 64), (6, 8, 16), (3, 6, 8, 8), (2, 4, 4, 6, 6)),
+    bench_shapes=((320, 512), (2560, 512), (2048, 4096)),
+    centred=False,
+)
+
+INSTANCE = Technique(
+    name="instance",
+    title="Instance Normalization",
+    paper="Ulyanov, Vedaldi & Lempitsky 2016",
+    url="https://arxiv.org/abs/1607.08022",
+    index_set="H, W",
+    function=functional.instance_norm,
+    # γ and β learned, as in the seed; torch's own default is without.
+    layer=_per_rank(
+        {3: layers.InstanceNorm1d, 4: layers.InstanceNorm2d, 5: layers.InstanceNorm3d}, affine=True
+    ),
+    twin=_per_rank({3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}, affine=True),
+    ranks=(3, 4, 5),  # (N, C) has one value per sample and channel
+    modes=("train",),
+    forward_passes=2,
+    backward_passes=3,
+    notebook=None,
+    parity_shapes=((8, 6, 16), (4, 6, 8, 8), (2, 4, 4, 6, 6)),
+    bench_shapes=((16, 64, 32, 32), (4, 3, 64, 64), (1, 64, 256, 256), (32, 64, 56, 56)),
+)
+
+GROUP = Technique(
+    name="group",
+    title="Group Normalization",
+    paper="Wu & He 2018",
+    url="https://arxiv.org/abs/1803.08494",
+    index_set="C/G, H, W",
+    function=functional.group_norm,
+    layer=lambda shape: layers.GroupNorm(groups(shape[1]), shape[1]),
+    twin=lambda shape: nn.GroupNorm(groups(shape[1]), shape[1]),
+    ranks=(3, 4, 5),  # on (N, C) the seed leaves it out
+    modes=("train",),
+    forward_passes=2,
+    backward_passes=3,
+    notebook=None,
+    parity_shapes=((8, 16, 16), (4, 12, 8, 8), (2, 16, 3, 6, 6)),
+    bench_shapes=((16, 64, 32, 32), (32, 128, 14, 14), (8, 64, 64, 64), (32, 64, 56, 56)),
+)
+
+# Weight Normalization has no row: it normalizes no activation, so it has no index set and no place in a
+# network beside the others; see normtutor.layers.WeightNormLinear and its siblings.
+TECHNIQUES: dict[str, Technique] = {row.name: row for row in (BATCH, LAYER, RMS, INSTANCE, GROUP)}
 
 
 def technique(name: str) -> Technique:

@@ -97,11 +97,11 @@ def _list(arguments: argparse.Namespace) -> int:
     from normtutor.exercises.show import table
 
     columns = ("name", "title", "paper", "index_set", "notebook", "url")
-    rows = [{column: str(getattr(row, column)) for column in columns} for row in TECHNIQUES.values()]
+    rows = [{column: getattr(row, column) for column in columns} for row in TECHNIQUES.values()]
     if arguments.json:
         _print_json(rows)
     else:
-        print(table([columns[:-1], *([row[column] for column in columns[:-1]] for row in rows)]))
+        print(table([columns[:-1], *([row[column] or "" for column in columns[:-1]] for row in rows)]))
     return 0
 
 

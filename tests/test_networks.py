@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from normtutor.catalog import TECHNIQUES, technique
+from normtutor.catalog import TECHNIQUES, groups, technique
 from normtutor.lab import digits
 from normtutor.lab.training import accuracy, train
 from normtutor.networks import MLP, CNNWithBatchNorm, build_norm
@@ -37,6 +37,23 @@ def test_a_technique_undefined_on_vectors_is_left_out() -> None:
     row = technique("batch")
     assert isinstance(build_norm("none", (1, 4)), nn.Identity)
     assert isinstance(build_norm("batch", (1, 4, *[2] * max(row.ranks))), nn.Identity)
+
+
+def test_which_layers_a_technique_puts_in_the_network() -> None:
+    def kinds(norm: str) -> list[str]:
+        network = CNNWithBatchNorm(norm=norm)
+        return [repr(layer).split(",")[0] for layer in (network.norm1, network.norm2, network.norm3)]
+
+    assert kinds("group") == ["GroupNorm(8", "GroupNorm(8", "Identity()"]  # as the seed's CNNWithGroupNorm
+    assert kinds("instance") == ["InstanceNorm2d(32", "InstanceNorm2d(64", "Identity()"]
+    assert kinds("layer") == ["LayerNorm((32", "LayerNorm((64", "LayerNorm((128"]
+    assert kinds("rms") == ["RMSNorm((32", "RMSNorm((64", "RMSNorm((128"]
+    assert CNNWithBatchNorm(norm="layer").norm1.weight.shape == (32, 28, 28)
+    assert CNNWithBatchNorm(norm="instance").norm1.weight.shape == (32,)
+
+
+def test_the_number_of_groups() -> None:
+    assert [groups(c) for c in (1, 2, 7, 8, 9, 12, 13, 32, 100)] == [1, 2, 7, 8, 3, 6, 1, 8, 5]
 
 
 @pytest.mark.parametrize("image_size", [0, 3, 10])

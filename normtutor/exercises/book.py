@@ -12,7 +12,7 @@ def pages() -> dict[str, str]:
     """One page of Markdown per notebook: every exercise with folded hints, wrong answers and solution."""
     found: dict[str, str] = {}
     for row in TECHNIQUES.values():
-        if row.notebook not in found:
+        if row.notebook and row.notebook not in found:
             mine = [e for e in exercises().values() if e.id.startswith(row.notebook + ".")]
             found[row.notebook] = "\n\n".join([f"# {row.title}: exercises", *map(_section, mine)]) + "\n"
     return found

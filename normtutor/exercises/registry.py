@@ -11,7 +11,7 @@ from normtutor.exercises.exercise import Exercise
 @cache
 def exercises() -> dict[str, Exercise]:
     """Every exercise by its id, in the order of the notebooks and from easy to hard."""
-    notebooks = dict.fromkeys(row.notebook for row in TECHNIQUES.values())
+    notebooks = dict.fromkeys(row.notebook for row in TECHNIQUES.values() if row.notebook)
     modules = [import_module(f"normtutor.exercises.{notebook}") for notebook in notebooks]
     return {exercise.id: exercise for module in modules for exercise in module.EXERCISES}
 

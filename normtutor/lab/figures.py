@@ -45,14 +45,6 @@ CANDIDATE_COLOURS = {
 }
 MARKERS = "osD^vPX"
 
-# Which axes of (N, C, H, W) share statistics, for the contrasts in a figure; a catalog row comes first.
-INDEX_SETS = {
-    "batch": "N, H, W",
-    "layer": "C, H, W",
-    "instance": "H, W",
-    "group": "C/G, H, W",
-}
-
 
 def colour(name: str) -> str:
     """The fixed colour of a technique or of a timed candidate; dark ink for any other name."""
@@ -199,8 +191,7 @@ def index_set(*techniques: str) -> "Figure":
     """The cube (N, C, H·W) of an activation, with the elements that share one mean and variance coloured.
 
     Args:
-        techniques: catalog names ("batch"), contrasts that have no row yet ("layer", "instance", "group"), or
-            index sets ("N, H, W"), one cube each.
+        techniques: catalog names ("batch") or index sets ("N, H, W"), one cube each.
 
     Raises:
         ValueError: no technique, or an unknown one.
@@ -314,17 +305,14 @@ def _dark(shade: Any) -> "tuple[float, float, float]":
 def _index_set_of(name: str) -> tuple[str, set[str]]:
     """Title and axis names of a technique or of an index set written out."""
     row = TECHNIQUES.get(name)
-    axes = row.index_set if row else INDEX_SETS.get(name, name)
+    axes = row.index_set if row else name
     names = {axis.strip() for axis in axes.split(",")}
     if not names <= {"N", "C", "C/G", "H", "W"}:
-        known = ", ".join(dict.fromkeys([*TECHNIQUES, *INDEX_SETS]))
+        known = ", ".join(TECHNIQUES)
         raise ValueError(
             f'unknown technique {name!r}: expected one of {known}, or an index set like "N, H, W"'
         )
-    title = (
-        row.title if row else f"{name.capitalize()} Normalization" if name in INDEX_SETS else f"over {axes}"
-    )
-    return title, names
+    return row.title if row else f"over {axes}", names
 
 
 def _fixed(axes: set[str]) -> str:

@@ -205,17 +205,18 @@ def parity(
 
     For every device, dtype, mode, memory layout and offset: the output, every gradient for a random
     upstream gradient, and the buffers after ``steps`` training steps. γ, β and the running statistics are
-    random; each channel has its own sign and scale. Half-precision inputs are tried with parameters and
-    buffers of their own dtype and of float32. The truth is evaluated on the rounded inputs and
-    parameters, so both candidates face the same condition number. A quantity passes if its error (see
-    :class:`Comparison`) is at most ``factor`` × torch's + ``ulps`` × the machine epsilon of its dtype;
-    the second term keeps the last rounding, which is luck, out of the verdict. A counter must be exact.
+    random; each channel, or group of channels that share statistics, has its own sign and scale.
+    Half-precision inputs are tried with parameters and buffers of their own dtype and of float32. The truth
+    is evaluated on the rounded inputs and parameters, so both candidates face the same condition number. A
+    quantity passes if its error (see :class:`Comparison`) is at most ``factor`` × torch's + ``ulps`` × the
+    machine epsilon of its dtype; the second term keeps the last rounding, which is luck, out of the
+    verdict. A counter must be exact.
 
     Args:
         technique: a catalog row or its name.
         devices: of torch; default: every one present.
         dtypes: of the input.
-        offsets: |mean| ÷ deviation of each channel.
+        offsets: |mean| ÷ deviation of each channel, or group of channels that share statistics.
         layer: judge this instead of the row's layer: shape → module. It must load the state dict of
             torch's layer.
         shapes: default: the row's ``parity_shapes``.
@@ -288,6 +289,14 @@ def index_axes(index_set: str, shape: Shape, groups: int = 1) -> tuple[Shape, tu
     return shape, tuple(d for d, name in enumerate("NC") if name in names) + spatial
 
 
+def _view(row: Technique, layer: nn.Module, shape: Shape) -> tuple[Shape, tuple[int, ...]]:
+    """:func:`index_axes`, with what only the layer knows: its ``normalized_shape`` or ``num_groups``."""
+    last = getattr(layer, "normalized_shape", None)
+    if last is not None:
+        return shape, tuple(range(len(shape) - len(last), len(shape)))
+    return index_axes(row.index_set, shape, getattr(layer, "num_groups", 1))
+
+
 class _Case:
     """One input with its truth, to be compared on several devices and in several layouts."""
 
@@ -311,19 +320,22 @@ class _Case:
         def normal(*size: int) -> Tensor:
             return torch.randn(*size, generator=random, dtype=torch.float64)
 
-        channel = (1, shape[1], *(1 for _ in shape[2:]))
-        deviation = torch.exp(0.5 * normal(*channel).clamp(-1, 1))
-        mean = offset * deviation * normal(*channel).sign()
+        self.twin = row.twin(shape).to(parameters)
+        view, axes = _view(row, self.twin, shape)
+        # One mean for all elements that share statistics, else the offset would be their deviation: one for
+        # each channel or group, or where all channels share them, one.
+        own = tuple(size if d == 1 and d not in axes else 1 for d, size in enumerate(view))
+        deviation = torch.exp(0.5 * normal(*own).clamp(-1, 1))
+        mean = offset * deviation * normal(*own).sign()
         self.batches = [
-            ((mean + deviation * normal(*shape)).to(dtype), normal(*shape).to(dtype))
+            ((mean + deviation * normal(*shape).view(view)).view(shape).to(dtype), normal(*shape).to(dtype))
             for _ in range(steps if mode == "train" else 1)
         ]
-        self.twin = row.twin(shape).to(parameters)
         state = {
             "weight": lambda size: 1 + 0.5 * normal(*size),
             "bias": lambda size: normal(*size),
-            "running_mean": lambda size: (mean + deviation * normal(*channel)).reshape(size),
-            "running_var": lambda size: (deviation**2 * torch.exp(0.3 * normal(*channel))).reshape(size),
+            "running_mean": lambda size: (mean + deviation * normal(*own)).reshape(size),
+            "running_var": lambda size: (deviation**2 * torch.exp(0.3 * normal(*own))).reshape(size),
         }
         with torch.no_grad():
             for name, value in self.twin.state_dict().items():
@@ -352,9 +364,11 @@ class _Case:
             if values[name].dtype != value.dtype or values[name].shape != value.shape:
                 kinds = [f"{v.dtype} {tuple(v.shape)}" for v in (value, values[name])]
                 return result("failed", f"{name}: expected {kinds[0]}, got {kinds[1]}")
-        strides = [tensors["output"].stride() for tensors in (expected, values)]
-        if layout != "strided" and strides[0] != strides[1]:
-            return result("failed", f"output: expected the input's strides {strides[0]}, got {strides[1]}")
+        # torch's LayerNorm and InstanceNorm lose channels_last; ours may keep it.
+        given = layouts(len(self.shape))[layout](self.batches[0][0]).stride()
+        strides = values["output"].stride()
+        if layout != "strided" and strides not in (given, expected["output"].stride()):
+            return result("failed", f"output: expected the input's strides {given}, got {strides}")
         errors = [self._errors(values), self._errors(expected)]
         allowed = {
             name: factor * error + ulps * torch.finfo(expected[name].dtype).eps
@@ -399,19 +413,20 @@ def _truth(
     hyper: Any = layer
     eps, momentum = float(hyper.eps), getattr(layer, "momentum", None)
     full = tuple(batches[0][0].shape)
-    shape, axes = index_axes(row.index_set, full, getattr(layer, "num_groups", 1))
+    shape, axes = _view(row, layer, full)
     grouped = shape != full
     channel = (1, *shape[1 : 2 + grouped], *(1 for _ in shape[2 + grouped :]))
 
     def spread(name: str) -> NDArray[Any] | None:
-        value = state.get(name)  # (C,) is per channel; any other shape belongs to the last axes
-        return value.reshape(channel) if value is not None and value.shape == (full[1],) else value
+        value = state.get(name)  # per channel, unless the layer says that it belongs to the last axes
+        return value if value is None or hasattr(layer, "normalized_shape") else value.reshape(channel)
 
     means, variances = spread("running_mean"), spread("running_var")
     given = (means, variances) if mode == "eval" and means is not None and variances is not None else None
     for step, batch in enumerate(batches, start=1):
         x, dy = (_array(tensor).reshape(shape) for tensor in batch)
-        result = standardization(x, axes, eps, spread("weight"), spread("bias"), dy, given)
+        parameters = spread("weight"), spread("bias")
+        result = standardization(x, axes, eps, *parameters, dy, given, row.centred)
         if mode == "train" and "running_mean" in state:
             share = np.longdouble(1 / step if momentum is None else momentum)
             unbiased = result.var * result.count / (result.count - 1)

@@ -38,6 +38,7 @@ def standardization(
     bias: NDArray[Any] | None = None,
     grad_output: NDArray[Any] | None = None,
     statistics: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    centred: bool = True,
 ) -> Standardization:
     """y = γ (x − μ) / √(σ² + ε) + β and its gradients, for the index sets that span ``axes``.
 
@@ -52,6 +53,7 @@ def standardization(
         weight, bias: γ and β, shaped so that they broadcast against ``x``; None means 1 and 0.
         grad_output: ∂y, shaped like ``x``.
         statistics: (μ, σ²), broadcasting against ``x``, instead of those of ``x``.
+        centred: False for RMSNorm: μ is 0, σ² the mean of x², and ∂x lacks the term mean(g).
 
     Returns:
         Everything in long double; the parameters' gradients in the parameters' shapes.
@@ -59,18 +61,18 @@ def standardization(
     axes, x = tuple(axes), _wide(x)
     # Statistics of x − (one element of its set): the subtraction is exact where the mean is large, so
     # nothing cancels, in float64 either.
-    origin = x[tuple(slice(0, 1) if d in axes else slice(None) for d in range(x.ndim))]
+    origin = x[tuple(slice(0, 1) if d in axes else slice(None) for d in range(x.ndim))] * centred
     shifted = x - origin
-    shift = shifted.mean(axis=axes, keepdims=True)
-    centred = shifted - shift
-    mean, var = origin + shift, np.square(centred).mean(axis=axes, keepdims=True)
+    shift = shifted.mean(axis=axes, keepdims=True) * centred
+    difference = shifted - shift
+    mean, var = origin + shift, np.square(difference).mean(axis=axes, keepdims=True)
     count = x.size // max(mean.size, 1)
     if statistics is None:
         rstd = 1 / np.sqrt(var + np.longdouble(eps))
     else:
         rstd = 1 / np.sqrt(_wide(statistics[1]) + np.longdouble(eps))
-        centred = x - _wide(statistics[0])
-    x_hat = centred * rstd
+        difference = x - _wide(statistics[0])
+    x_hat = difference * rstd
     gamma = np.longdouble(1) if weight is None else _wide(weight)
     output = gamma * x_hat + (0 if bias is None else _wide(bias))
     if grad_output is None:
@@ -79,7 +81,7 @@ def standardization(
     g = gamma * dy
     if statistics is None:
         means = [term.mean(axis=axes, keepdims=True) for term in (g, g * x_hat)]
-        grad_input = (g - means[0] - x_hat * means[1]) * rstd
+        grad_input = (g - means[0] * centred - x_hat * means[1]) * rstd
     else:
         grad_input = g * rstd
     grad_weight = None if weight is None else sum_to(dy * x_hat, weight.shape)

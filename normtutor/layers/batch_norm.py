@@ -1,16 +1,16 @@
 """Batch Normalization layers (Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167) and two variants."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from normtutor.functional import batch_norm, check_momentum
+from normtutor.functional import batch_norm
+from normtutor.layers._norm import ChannelNorm
 
 
-class _BatchNorm(nn.Module):
-    """Parameters, buffers and their update; a subclass says which ranks it takes.
+class _BatchNorm(ChannelNorm):
+    """The forward pass; a subclass says which ranks it takes.
 
     Args:
         num_features: C, the number of channels.
@@ -29,64 +29,6 @@ class _BatchNorm(nn.Module):
             value per channel in training.
         RuntimeError, NotImplementedError: as :func:`normtutor.functional.batch_norm`.
     """
-
-    _version = 2  # torch's: since 2 the state dict holds num_batches_tracked
-    layout: ClassVar[Mapping[int, str]]  # accepted rank → the axes' names, for the error message
-
-    weight: Tensor | None
-    bias: Tensor | None
-    running_mean: Tensor | None
-    running_var: Tensor | None
-    num_batches_tracked: Tensor | None
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        bias: bool = True,
-    ) -> None:
-        super().__init__()
-        if momentum is not None:
-            check_momentum(momentum)
-        self.num_features = num_features
-        self.eps = eps
-        self.momentum = momentum
-        self.affine = affine
-        self.track_running_stats = track_running_stats
-
-        def new(wanted: bool) -> Tensor | None:
-            return torch.empty(num_features, device=device, dtype=dtype) if wanted else None
-
-        gamma, beta = new(affine), new(affine and bias)
-        self.register_parameter("weight", None if gamma is None else nn.Parameter(gamma))
-        self.register_parameter("bias", None if beta is None else nn.Parameter(beta))
-        self.register_buffer("running_mean", new(track_running_stats))
-        self.register_buffer("running_var", new(track_running_stats))
-        counter = torch.zeros((), dtype=torch.long, device=device) if track_running_stats else None
-        self.register_buffer("num_batches_tracked", counter)
-        self.reset_parameters()
-
-    def reset_running_stats(self) -> None:
-        """Running mean 0, running variance 1, no batches seen."""
-        if self.running_mean is not None and self.running_var is not None:
-            self.running_mean.zero_()
-            self.running_var.fill_(1)
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.zero_()
-
-    def reset_parameters(self) -> None:
-        """γ = 1, β = 0, and fresh running statistics."""
-        self.reset_running_stats()
-        if self.weight is not None:
-            nn.init.ones_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_rank(input)
@@ -114,34 +56,13 @@ class _BatchNorm(nn.Module):
         # A tensor, not a number: fullgraph compilation and export cannot read a value from the device.
         return 1.0 / _floating(batches) if self.momentum is None else self.momentum
 
-    def _check_rank(self, input: Tensor) -> None:
-        if input.dim() not in self.layout:
-            wanted = " or ".join(f"{rank}D input {axes}" for rank, axes in self.layout.items())
-            raise ValueError(f"expected {wanted}, got {input.dim()}D input of shape {tuple(input.shape)}")
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
-        )
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
-    ) -> None:
-        key = prefix + "num_batches_tracked"
-        if (local_metadata.get("version") or 1) < 2 and self.num_batches_tracked is not None:
-            # A checkpoint from before version 2 has no counter: keep ours.
-            on_meta = self.num_batches_tracked.is_meta
-            state_dict.setdefault(key, torch.tensor(0) if on_meta else self.num_batches_tracked)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-
 
 def _floating(count: Tensor) -> Tensor:
     """A counter as a float tensor in the widest type its device has (MPS has no float64)."""
     return count.to(torch.float32 if count.device.type == "mps" else torch.float64)
 
 
-class BatchNorm1d(_BatchNorm):
+class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
     """Batch Normalization over (N, C) or (N, C, L): statistics over N, or N and L, per channel.
 
     Arguments, parameters and buffers are those of ``torch.nn.BatchNorm1d`` (see the base class). Where
@@ -151,7 +72,7 @@ class BatchNorm1d(_BatchNorm):
     layout: ClassVar = {2: "(N, C)", 3: "(N, C, L)"}
 
 
-class BatchNorm2d(_BatchNorm):
+class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
     """Batch Normalization over (N, C, H, W): statistics over N, H and W, per channel.
 
     Arguments, parameters and buffers are those of ``torch.nn.BatchNorm2d`` (see the base class). Where
@@ -161,7 +82,7 @@ class BatchNorm2d(_BatchNorm):
     layout: ClassVar = {4: "(N, C, H, W)"}
 
 
-class BatchNorm3d(_BatchNorm):
+class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
     """Batch Normalization over (N, C, D, H, W): statistics over N, D, H and W, per channel.
 
     Arguments, parameters and buffers are those of ``torch.nn.BatchNorm3d`` (see the base class). Where
@@ -171,7 +92,7 @@ class BatchNorm3d(_BatchNorm):
     layout: ClassVar = {5: "(N, C, D, H, W)"}
 
 
-class AdaptiveBatchNorm(_BatchNorm):
+class AdaptiveBatchNorm(_BatchNorm, nn.modules.batchnorm._BatchNorm):
     """Batch Normalization whose momentum adapts to the number of batches seen: max(momentum, 1/t).
 
     The running statistics are the plain average of the first 1/momentum batches, so the initial 0 and 1

@@ -44,6 +44,7 @@ def test_labels_can_be_read_on_white(shade: str) -> None:
     [
         ("batch", 16 + 4 + 4, "same channel"),
         ("layer", 4 + 6 + 24, "same sample"),
+        ("rms", 4 + 6 + 24, "RMS Normalization"),
         ("instance", 4 + 1 + 4, "same sample and channel"),
         ("group", 4 + 3 + 12, "same sample and group"),
         ("N, H, W", 16 + 4 + 4, "same channel"),

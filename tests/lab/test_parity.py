@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normtutor import layers
+from normtutor import functional, layers
 from normtutor.catalog import TECHNIQUES, technique
 from normtutor.lab import parity
 from normtutor.lab.parity_report import index_axes
@@ -173,6 +173,9 @@ class _Contiguous(nn.GroupNorm):
         ("H, W", lambda shape: nn.InstanceNorm2d(shape[1], track_running_stats=True)),
         ("N, H, W", lambda shape: nn.BatchNorm2d(shape[1], momentum=None)),
         ("N, H, W", lambda shape: nn.BatchNorm2d(shape[1], track_running_stats=False)),
+        ("any", lambda shape: nn.LayerNorm(shape[-1:])),
+        ("any", lambda shape: nn.LayerNorm(shape[2:], bias=False)),
+        ("C/G, H, W", lambda shape: nn.GroupNorm(2, shape[1])),
     ],
 )
 def test_the_truth_covers_the_family(index_set: str, twin: object) -> None:
@@ -180,6 +183,93 @@ def test_the_truth_covers_the_family(index_set: str, twin: object) -> None:
     report = parity(row, ["cpu"], ["float64"], [0], shapes=[(3, 4, 5, 6)])
     assert report.ok
     assert report.worst().ours[report.worst().quantity] < 1e-14
+
+
+def test_instance_norm_with_running_statistics() -> None:
+    """The row's layer keeps none; with them there are buffers, and evaluation is something else."""
+
+    def tracked(module: object) -> object:
+        return lambda shape: module.InstanceNorm2d(shape[1], affine=True, track_running_stats=True)
+
+    row = dataclasses.replace(
+        technique("instance"),
+        layer=tracked(layers),
+        twin=tracked(nn),
+        modes=("train", "eval"),
+        parity_shapes=((4, 6, 8, 8),),
+    )
+    report = parity(row, ["cpu"])
+    assert report.ok, report.table(status="failed")
+    assert not report.skipped
+    assert all("running_var" in row.ours and "num_batches_tracked" in row.ours for row in report.rows)
+
+
+class MeanLeft(layers.LayerNorm):
+    """RMSNorm where LayerNorm is meant, and the other way round."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.rms_norm(input, self.normalized_shape, self.weight, self.eps) + self.bias
+
+
+class MeanTaken(layers.RMSNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.normalized_shape, self.weight, eps=self.eps)
+
+
+class LastAxisOnly(layers.LayerNorm):
+    """The seed's: whatever ``normalized_shape`` says."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.layer_norm(input, input.shape[-1:]) * self.weight + self.bias
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("layer", lambda shape: MeanLeft(shape[1:])),
+        ("rms", lambda shape: MeanTaken(shape[1:], eps=1e-6)),
+        ("layer", lambda shape: LastAxisOnly(shape[1:])),
+        ("group", lambda shape: layers.GroupNorm(2, shape[1])),
+        ("group", lambda shape: layers.InstanceNorm2d(shape[1], affine=True)),
+    ],
+)
+def test_the_wrong_index_set_or_a_wrong_mean_fails(name: str, layer: object) -> None:
+    report = parity(name, ["cpu"], ["float32"], [0], layer=layer, shapes=[(3, 16, 5, 5)])
+    assert len(report.failures) == len(report.rows) > 0
+    assert all("output" in row.reason for row in report.failures)
+
+
+@pytest.mark.parametrize("name", ["layer", "group", "instance"])
+def test_the_offset_is_that_of_the_elements_that_share_statistics(name: str) -> None:
+    """Not of the channels: means of both signs within a set would be its deviation, and test nothing."""
+
+    class Naive(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+            self.load_state_dict = inner.load_state_dict
+            self.named_parameters = inner.named_parameters
+            self.named_buffers = inner.named_buffers
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x.half().float())  # as good as 11 bits: the deviation is gone at 10⁴
+
+    def naive(shape: tuple[int, ...]) -> nn.Module:
+        return Naive(technique(name).layer(shape))
+
+    near, far = (
+        parity(name, ["cpu"], ["float32"], [at], layer=naive, shapes=[(3, 16, 5, 5)]) for at in (0, 1e3)
+    )
+    assert max(row.ours["output"] for row in near.rows) < 1e-2
+    assert min(row.ours["output"] for row in far.rows) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["group", "instance", "layer", "rms"])
+def test_no_layout_is_less_exact_than_another(name: str) -> None:
+    """torch's GroupNorm is, by orders of magnitude; parity alone would let ours be as wrong."""
+    report = parity(name, ["cpu"], ["float32"], [1e3], shapes=[(4, 16, 16, 16)])
+    assert {row.layout for row in report.rows} == {"contiguous", "channels_last", "strided"}
+    assert max(row.ours["output"] for row in report.rows) < 1e-6
 
 
 def test_a_layer_that_cannot_take_the_checkpoint_fails_with_the_reason() -> None:

@@ -35,6 +35,21 @@ def test_gradients_are_those_of_the_formula(axes: tuple[int, ...]) -> None:
         np.testing.assert_allclose(np.asarray(got, float), leaf.grad.numpy(), rtol=0, atol=1e-13)
 
 
+def test_without_the_mean_it_is_the_root_mean_square() -> None:
+    x, weight, dy = (torch.randn(3, 5, dtype=torch.float64) for _ in range(3))
+    x.add_(2)
+    leaves = [tensor.requires_grad_() for tensor in (x, weight)]
+    y = weight * x / (x.square().mean(1, keepdim=True) + 1e-3).sqrt()
+    y.backward(dy)
+    arrays = _numpy(x, weight, dy)
+    found = standardization(arrays[0], (1,), 1e-3, arrays[1], grad_output=arrays[2], centred=False)
+    np.testing.assert_allclose(found.output.astype(float), y.detach().numpy(), rtol=0, atol=1e-14)
+    for got, leaf in zip((found.grad_input, found.grad_weight), leaves, strict=True):
+        assert leaf.grad is not None
+        np.testing.assert_allclose(np.asarray(got, float), leaf.grad.numpy(), rtol=0, atol=1e-13)
+    assert not found.mean.any()
+
+
 def test_given_statistics_are_constants() -> None:
     x, dy = np.array([[1.0, 5.0]]), np.array([[2.0, -1.0]])
     found = standardization(x, (1,), 0.0, grad_output=dy, statistics=(np.array(3.0), np.array(4.0)))

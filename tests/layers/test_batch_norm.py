@@ -127,6 +127,20 @@ def test_toggling_statistics_after_construction_as_torch_does() -> None:
     torch.testing.assert_close(a(x), b(x))  # now the batch's own
 
 
+def test_torchs_tools_know_the_layer() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 1), BatchNorm2d(3), AdaptiveBatchNorm(3))
+    assert isinstance(network[1], nn.BatchNorm2d)
+    data = [torch.randn(8, 1, 4, 4) for _ in range(3)]
+    torch.optim.swa_utils.update_bn(data, network)
+    assert network[1].num_batches_tracked == network[2].num_batches_tracked == 3
+    torch.testing.assert_close(
+        network[1].running_mean, torch.stack([network[0](x).mean((0, 2, 3)) for x in data]).mean(0)
+    )
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    assert isinstance(converted[1], nn.SyncBatchNorm)
+    assert converted[1].running_mean is network[1].running_mean
+
+
 def test_frozen_in_a_training_network() -> None:
     layer = BatchNorm2d(3).eval()
     before = copy.deepcopy(layer.state_dict())
