@@ -115,7 +115,7 @@ def layer_norm(
     Each sample, or each token, is standardized by itself: nothing depends on the batch.
 
     Args:
-        input: (*, *normalized_shape), floating point; float16 and bfloat16 are computed in float32.
+        input: ``(*, *normalized_shape)``, floating point; float16 and bfloat16 are computed in float32.
         normalized_shape: sizes of the last axes, those that share one mean and one variance.
         weight, bias: γ and β, of shape ``normalized_shape`` or None.
         eps: ε, added to the variance; not negative.
@@ -148,7 +148,7 @@ def rms_norm(
     :func:`standardize`: the output is invariant to the input's scale, but not to a shift.
 
     Args:
-        input: (*, *normalized_shape), floating point; float16 and bfloat16 are computed in float32.
+        input: ``(*, *normalized_shape)``, floating point; float16 and bfloat16 are computed in float32.
         normalized_shape: sizes of the last axes, those that share one root mean square.
         weight: γ, of shape ``normalized_shape`` and any floating dtype, or None.
         eps: ε, added to the mean of x²; not negative. None: the machine epsilon of the dtype of the

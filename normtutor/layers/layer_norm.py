@@ -23,7 +23,7 @@ class LayerNorm(AffineNorm, nn.LayerNorm):
         bias: learn β as well as γ.
         device, dtype: of the parameters.
 
-    Shape: (*, *normalized_shape) → the same.
+    Shape: ``(*, *normalized_shape)`` → the same.
 
     Raises:
         RuntimeError, NotImplementedError, ValueError: in ``forward``, as
@@ -66,7 +66,7 @@ class RMSNorm(AffineNorm, nn.RMSNorm):
         elementwise_affine: learn γ (``weight``), of shape ``normalized_shape``; there is no β.
         device, dtype: of γ.
 
-    Shape: (*, *normalized_shape) → the same.
+    Shape: ``(*, *normalized_shape)`` → the same.
 
     Raises:
         RuntimeError, NotImplementedError, ValueError: in ``forward``, as

@@ -1,7 +1,6 @@
 """The package's source, shown as it is."""
 
 import ast
-import textwrap
 from inspect import getsource
 
 import pytest
@@ -23,8 +22,10 @@ def test_a_method_is_dedented_and_a_class_whole(capsys: pytest.CaptureFixture[st
     text = capsys.readouterr().out
     assert "\ndef forward(self, input: Tensor) -> Tensor:\n    self" in text
     compile(text, "shown", "exec")
-    show_source(BatchNorm2d)
-    assert textwrap.dedent(getsource(BatchNorm2d)).rstrip() in capsys.readouterr().out
+    show_source(LearnableBatchNorm)
+    text = capsys.readouterr().out
+    assert "\nclass LearnableBatchNorm(nn.Module):\n" in text
+    assert getsource(LearnableBatchNorm.extra_repr).rstrip() in text
 
 
 @pytest.mark.parametrize("thing", [BatchNorm2d(3), "affine", len, int])
