@@ -161,11 +161,12 @@ def _print_as_they_come(graded: Iterator[Any]) -> list[Any]:
     for verdict in verdicts:
         if verdict.status in ("wrong", "error"):
             print(f"\n{verdict.text}")
-    print(f"\n{sum(map(bool, verdicts))} of {len(verdicts)} exercises passed.")
-    there = sum(NOT_IN_FILE not in verdict.text for verdict in verdicts)
-    if there < len(verdicts):
+    known = [verdict for verdict in verdicts if verdict.id in exercises()]
+    print(f"\n{sum(map(bool, known))} of {len(known)} exercises passed.")
+    there = sum(NOT_IN_FILE not in verdict.text for verdict in known)
+    if there < len(known):
         print(
-            f"Exit status 0 needs all {len(verdicts)} exercises of the chapter; {there} of them "
+            f"Exit status 0 needs all {len(known)} exercises of the chapter; {there} of them "
             f"{'is' if there == 1 else 'are'} in this file (--present judges only those)."
         )
     return verdicts

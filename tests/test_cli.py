@@ -221,7 +221,8 @@ def test_the_table_shows_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFix
     exercise = exercises()["batch_norm.forward"]
     file = tmp_path / "work.py"
     file.write_text(
-        f"{HEADER}{exercise.mistaken(exercise.mistakes[0])}\ncheck('batch_norm.forward', batch_norm)",
+        f"{HEADER}{exercise.mistaken(exercise.mistakes[0])}\ncheck('batch_norm.forward', batch_norm)\n"
+        "check('batch_norm.forwart', batch_norm)",  # an unknown one counts as none of the chapter's
         encoding="utf-8",
     )
     assert main(["check", str(file)]) == 1

@@ -40,7 +40,7 @@ def steps_to_90_percent(norm: Norm, lr: float, seed: int, steps: int) -> int | N
 
 def learning_rates(norm: Norm, full: bool) -> Measured:
     """Steps to 90 % with and without normalization, over learning rates (and seeds, in full)."""
-    lrs, seeds, steps = ([0.3, 1, 3, 10, 30], 3, 1500) if full else ([3, 10], 1, 240)
+    lrs, seeds, steps = ([0.3, 1, 3, 10, 30], 3, 1500) if full else ([3, 10], 1, 400)
     steps_to = {
         kind: {str(lr): [steps_to_90_percent(net, lr, seed, steps) for seed in range(seeds)] for lr in lrs}
         for kind, net in (("plain", "none"), ("normalized", norm))
