@@ -879,7 +879,7 @@ for batch_size, seed in ((1, 0), (1, 1), (8, 0), (8, 1)):
 
 # %% [markdown]
 # A negative result, worth knowing: with one image per batch both are poor and luck decides; with eight, learnable
-# statistics do worse than frozen ones, and batch statistics adapt best. Use `LearnableBatchNorm` to study the question,
+# statistics are no better than frozen ones, at times much worse, and batch statistics adapt best. Use `LearnableBatchNorm` to study the question,
 # frozen statistics to fine-tune with tiny batches, and a technique that needs no batch to train with them.
 
 # %% [markdown]
