@@ -91,13 +91,12 @@ def batch_norm(
         ValueError: one value per channel in training, ε or momentum out of range, only one buffer given.
     """
     _check_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    if input.numel() == 0:  # no elements, no statistics
-        x_hat = input.clone()
-    elif training:
+    if training:
         index_set = [d for d in range(input.dim()) if d != 1]
         x_hat, mean, var = standardize(input, index_set, eps)
-        n = input.numel() // input.size(1)
-        _update(running_mean, running_var, mean.flatten(), var.flatten(), n, momentum)
+        if input.numel() > 0:  # no elements, no statistics
+            n = input.numel() // input.size(1)
+            _update(running_mean, running_var, mean.flatten(), var.flatten(), n, momentum)
     else:
         x_hat = _standardize_by(input, running_mean, running_var, eps)
     return affine(x_hat, _per_channel(weight, input), _per_channel(bias, input)).to(input.dtype)
@@ -132,10 +131,7 @@ def layer_norm(
     """
     _check_trailing("layer_norm", input, normalized_shape, eps)
     _check_parameters("layer_norm", input, tuple(normalized_shape), {"weight": weight, "bias": bias})
-    if input.numel() == 0:
-        x_hat = input
-    else:
-        x_hat, _, _ = standardize(input, _last(len(normalized_shape)), eps)
+    x_hat, _, _ = standardize(input, _last(len(normalized_shape)), eps)
     return affine(x_hat, weight, bias).to(input.dtype)
 
 
@@ -202,12 +198,9 @@ def group_norm(
         ValueError: a batch of one with one value in each group; ε is negative.
     """
     _check_group_norm(input, num_groups, weight, bias, eps)
-    if input.numel() == 0:
-        x_hat = input
-    else:
-        groups = input.unflatten(1, (num_groups, -1))  # (N, C, *) → (N, G, C/G, *)
-        x_hat, _, _ = standardize(groups, range(2, groups.dim()), eps)
-        x_hat = x_hat.flatten(1, 2)
+    groups = input.unflatten(1, (num_groups, input.size(1) // num_groups))  # (N, C, *) → (N, G, C/G, *)
+    x_hat, _, _ = standardize(groups, range(2, groups.dim()), eps)
+    x_hat = x_hat.flatten(1, 2)
     return affine(x_hat, _per_channel(weight, input), _per_channel(bias, input)).to(input.dtype)
 
 
@@ -247,12 +240,11 @@ def instance_norm(
             only one buffer given.
     """
     _check_instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-    if input.numel() == 0:
-        x_hat = input
-    elif use_input_stats:
+    if use_input_stats:
         x_hat, mean, var = standardize(input, range(2, input.dim()), eps)
-        n = math.prod(input.shape[2:])
-        _update(running_mean, running_var, mean.mean(0).flatten(), var.mean(0).flatten(), n, momentum)
+        if input.numel() > 0:  # no elements, no statistics
+            n = math.prod(input.shape[2:])
+            _update(running_mean, running_var, mean.mean(0).flatten(), var.mean(0).flatten(), n, momentum)
     else:
         x_hat = _standardize_by(input, running_mean, running_var, eps)
     return affine(x_hat, _per_channel(weight, input), _per_channel(bias, input)).to(input.dtype)

@@ -97,8 +97,9 @@ class AdaptiveBatchNorm(_BatchNorm, nn.modules.batchnorm._BatchNorm):
 
     The running statistics are the plain average of the first 1/momentum batches, so the initial 0 and 1
     leave no trace, and an exponential average from then on. Worth having where evaluation starts
-    after few steps. With ``momentum=None`` it is the cumulative average. Same state dict as
-    :class:`BatchNorm2d`; takes (N, C, *) with any number of further axes.
+    after few steps. With ``momentum=None`` it is the cumulative average. Arguments and state dict of
+    :class:`BatchNorm2d`; takes 2 to 5 axes, (N, C, *). Running statistics from a checkpoint count as much as
+    its ``num_batches_tracked`` says: where that is 0 or missing, the first batch replaces them.
     """
 
     layout: ClassVar = {2: "(N, C)", 3: "(N, C, L)", 4: "(N, C, H, W)", 5: "(N, C, D, H, W)"}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
+from twins import assert_same_state, assert_trains_and_evaluates_alike
 
 from normtutor.layers import AdaptiveBatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d, LearnableBatchNorm
 
@@ -41,35 +42,13 @@ def twins(ours: type, theirs: type, **options: object) -> tuple[nn.Module, nn.Mo
     return a, b
 
 
-def assert_same_state(a: nn.Module, b: nn.Module) -> None:
-    ours, theirs = a.state_dict(), b.state_dict()
-    assert list(ours) == list(theirs)
-    for key in ours:
-        torch.testing.assert_close(ours[key], theirs[key], msg=lambda m, key=key: f"{key}: {m}")
-
-
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize(("ours", "theirs", "shape"), PAIRS)
 def test_training_then_evaluation_equals_torch(
     ours: type, theirs: type, shape: tuple[int, ...], options: dict[str, object]
 ) -> None:
     a, b = twins(ours, theirs, **options)
-    for step in range(4):
-        if step == 3:
-            a.eval(), b.eval()
-        x = (torch.randn(shape, dtype=torch.float64) * 3 + 2).requires_grad_()
-        z = x.detach().clone().requires_grad_()
-        upstream = torch.randn(shape, dtype=torch.float64)
-        before = x.detach().clone()
-        y, expected = a(x), b(z)
-        y.backward(upstream)
-        expected.backward(upstream)
-        torch.testing.assert_close(y, expected)
-        torch.testing.assert_close(x.grad, z.grad)
-        assert torch.equal(x, before)
-        assert_same_state(a, b)
-        for p, q in zip(a.parameters(), b.parameters(), strict=True):
-            torch.testing.assert_close(p.grad, q.grad)
+    assert_trains_and_evaluates_alike(a, b, shape)
 
 
 def test_constructor_is_torchs() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
+from twins import assert_same_state, assert_trains_and_evaluates_alike
 
 from normtutor import layers
 
@@ -84,32 +85,10 @@ ONE_EACH = [LAYER[1], RMS[1], GROUP[1], Case("InstanceNorm2d", (3,), (2, 3, 4, 5
 each = pytest.mark.parametrize("case", ONE_EACH, ids=str)
 
 
-def assert_same_state(a: nn.Module, b: nn.Module) -> None:
-    ours, theirs = a.state_dict(), b.state_dict()
-    assert list(ours) == list(theirs)
-    for key in ours:
-        torch.testing.assert_close(ours[key], theirs[key], msg=lambda m, key=key: f"{key}: {m}")
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_training_then_evaluation_equals_torch(case: Case) -> None:
     a, b = case.twins()
-    for step in range(4):
-        if step == 3:
-            a.eval(), b.eval()
-        x = (torch.randn(case.shape, dtype=torch.float64) * 3 + 2).requires_grad_()
-        z = x.detach().clone().requires_grad_()
-        upstream = torch.randn(case.shape, dtype=torch.float64)
-        before = x.detach().clone()
-        y, expected = a(x), b(z)
-        y.backward(upstream)
-        expected.backward(upstream)
-        torch.testing.assert_close(y, expected)
-        torch.testing.assert_close(x.grad, z.grad)
-        assert torch.equal(x, before)
-        assert_same_state(a, b)
-        for p, q in zip(a.parameters(), b.parameters(), strict=True):
-            torch.testing.assert_close(p.grad, q.grad)
+    assert_trains_and_evaluates_alike(a, b, case.shape)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -239,6 +218,7 @@ def test_empty_input(case: Case, shape: tuple[int, ...], training: bool) -> None
         y = layer(x)
     y.sum().backward()
     assert y.shape == x.grad.shape == x.shape
+    assert y is not x  # as documented, a new tensor
     assert_same_state(layer, before)
     for p in layer.parameters():
         assert torch.equal(p.grad, torch.zeros_like(p))
