@@ -94,14 +94,14 @@ def _seconds(text: str) -> float:
 
 def _list(arguments: argparse.Namespace) -> int:
     from normtutor.catalog import TECHNIQUES
-    from normtutor.exercises.show import table
+    from normtutor.lab.text import table
 
     columns = ("name", "title", "paper", "index_set", "notebook", "url")
     rows = [{column: getattr(row, column) for column in columns} for row in TECHNIQUES.values()]
     if arguments.json:
         _print_json(rows)
     else:
-        print(table([columns[:-1], *([row[column] or "" for column in columns[:-1]] for row in rows)]))
+        print(table(columns[:-1], [[row[column] or "" for column in columns[:-1]] for row in rows]))
     return 0
 
 

@@ -26,6 +26,7 @@ from normtutor.exercises.registry import exercises
 ROOT = address.ROOT
 SCRIPTS = [pytest.param(script, id=script.stem) for script in chapters.scripts()]
 PROVED = ROOT / "notebooks" / "batch_norm.py"
+NBVAL = [sys.executable, "-m", "pytest", "-p", "executed", "--nbval-lax", "--nbval-current-env"]
 ENVIRONMENT = {
     key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "PYTHON", "COV"))
 }
@@ -160,17 +161,7 @@ def test_nbval_is_the_only_execution_until_the_package_changes(tmp_path: Path) -
     sphinx = [sys.executable, "-m", "sphinx", "-C", "-W", "-D", "extensions=myst_nb,only_cache"]
     sphinx += ["-D", "nb_execution_mode=cache", "-D", "exclude_patterns=_build,.*", ".", "_build/html"]
 
-    nbval = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "executed",
-        "--nbval-lax",
-        "--nbval-current-env",
-        "index.ipynb",
-    ]
-    run(*nbval, cwd=tmp_path, **tools)
+    run(*NBVAL, "index.ipynb", cwd=tmp_path, **tools)
     log = run(*sphinx, cwd=tmp_path, **tools)
     assert "Using cached notebook" in log
     assert "Executing notebook" not in log
@@ -187,18 +178,8 @@ def test_a_failed_notebook_is_not_kept(tmp_path: Path) -> None:
     script = tmp_path / "broken.py"
     script.write_text("# %%\n1 + 1\n\n# %%\n1 / 0\n")
     nbformat.write(chapters.notebook_of(script), script.with_suffix(".ipynb"))
-    nbval = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "executed",
-        "--nbval-lax",
-        "--nbval-current-env",
-        "broken.ipynb",
-    ]
     with pytest.raises(AssertionError, match="1 failed, 1 passed"):
-        run(*nbval, cwd=tmp_path, PYTHONPATH=str(ROOT / "book" / "tools"))
+        run(*NBVAL, "broken.ipynb", cwd=tmp_path, PYTHONPATH=str(ROOT / "book" / "tools"))
     assert not executed.cache_path(tmp_path).exists()
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from normtutor.exercises import store
 from normtutor.exercises.book import pages
 from normtutor.exercises.registry import exercises, find
-from normtutor.exercises.show import code, markdown_table, plain, show, table
+from normtutor.exercises.show import code, plain, show
 from normtutor.exercises.verdict import SIGNS, WORDS, Verdict, failed_to_run, grade
+from normtutor.lab.text import markdown_table, table
 
 __all__ = ["Verdict", "check", "grade", "hint", "pages", "progress", "solution", "statement", "use"]
 
@@ -97,11 +98,11 @@ def progress() -> None:
     rows = progress_rows()
     done = sum(status == "passed" for _, status, _ in rows)
     header = ("exercise", "status", "title")
-    cells = [header, *((id, WORDS.get(status, status), title) for id, status, title in rows)]  # type: ignore[call-overload]
+    cells = [(id, WORDS.get(status, status), title) for id, status, title in rows]  # type: ignore[call-overload]
     summary = f"{done} of {len(rows)} exercises passed."
     if all(status == "unattempted" for _, status, _ in rows):
         summary += " `check` in a notebook or script notes what you do; `normtutor check FILE` notes nothing."
-    show(f"{table(cells)}\n\n{summary}", f"{markdown_table(cells)}\n\n{summary}")
+    show(f"{table(header, cells)}\n\n{summary}", f"{markdown_table(header, cells)}\n\n{summary}")
 
 
 def progress_rows() -> list[tuple[str, str, str]]:

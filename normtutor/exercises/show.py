@@ -2,7 +2,6 @@
 
 import re
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 
 
@@ -43,16 +42,3 @@ def _plain_formula(latex: str) -> str:
 def code(source: str, language: str = "python") -> str:
     """A fenced code block."""
     return f"```{language}\n{source.strip()}\n```"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns; the first row is the header."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """The same as a Markdown table."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])

@@ -5,7 +5,7 @@ import statistics
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -239,7 +239,7 @@ def bench(
         cache_bytes,
         cache_source,
         provenance(command or f"bench({row.name!r}, device={str(place)!r})", str(place)),
-        tuple(_with(timing, fraction=timing.bandwidth / copy_bandwidth) for timing in measured),
+        tuple(replace(timing, fraction=timing.bandwidth / copy_bandwidth) for timing in measured),
     )
 
 
@@ -260,10 +260,6 @@ def _compile(factory: Factory) -> Factory:
         return cast(nn.Module, torch.compile(factory(shape), dynamic=False, fullgraph=True))
 
     return compiled
-
-
-def _with(timing: Timing, **changes: Any) -> Timing:
-    return Timing(**asdict(timing) | changes)
 
 
 def _case(
