@@ -12,6 +12,17 @@ from normtutor import functional, layers
 
 Shape = tuple[int, ...]
 
+# The chapters in reading order, with their titles: notebooks/NAME.py, and a module of exercises of that name.
+CHAPTERS = {
+    "one_formula": "One Formula, Four Index Sets",
+    "batch_norm": "Batch Normalization",
+    "layer_norm": "Layer Normalization",
+    "instance_norm": "Instance Normalization",
+    "group_norm": "Group Normalization",
+    "weight_norm": "Weight Normalization",
+    "choosing": "Choosing a Normalization",
+}
+
 
 @dataclass(frozen=True)
 class Technique:
@@ -30,7 +41,7 @@ class Technique:
         forward_passes, backward_passes: how often an algorithm at its best reads or writes a tensor of
             the input's size once that no longer fits the last-level cache: 2 and 3 where one block holds all
             elements that share statistics (it reads x once), more where none does.
-        notebook: the chapter's name, and of its exercises' module; None until it is written.
+        notebook: the chapter that teaches it, one of :data:`CHAPTERS`.
         parity_shapes, bench_shapes: inputs that the parity table and the benchmark use.
         centred: the mean is subtracted; without it the mean of x² takes the variance's place.
     """
@@ -47,7 +58,7 @@ class Technique:
     modes: tuple[str, ...]
     forward_passes: int
     backward_passes: int
-    notebook: str | None
+    notebook: str
     parity_shapes: tuple[Shape, ...]
     bench_shapes: tuple[Shape, ...]
     centred: bool = True
@@ -96,7 +107,7 @@ LAYER = Technique(
     modes=("train",),
     forward_passes=2,  # read x, write y
     backward_passes=3,  # read x and ∂y, write ∂x
-    notebook=None,
+    notebook="layer_norm",
     parity_shapes=((24, 64), (6, 8, 16), (3, 6, 8, 8), (2, 4, 4, 6, 6)),
     # The seed's transformer (16·20 tokens of 512 features), larger ones, and the seed's comparison.
     bench_shapes=((320, 512), (16, 64, 32, 32), (2560, 512), (2048, 4096)),
@@ -115,7 +126,7 @@ RMS = Technique(
     modes=("train",),
     forward_passes=2,
     backward_passes=3,
-    notebook=None,
+    notebook="layer_norm",
     parity_shapes=((24, 64), (6, 8, 16), (3, 6, 8, 8), (2, 4, 4, 6, 6)),
     bench_shapes=((320, 512), (2560, 512), (2048, 4096)),
     centred=False,
@@ -137,7 +148,7 @@ INSTANCE = Technique(
     modes=("train",),
     forward_passes=2,
     backward_passes=3,
-    notebook=None,
+    notebook="instance_norm",
     parity_shapes=((8, 6, 16), (4, 6, 8, 8), (2, 4, 4, 6, 6)),
     bench_shapes=((16, 64, 32, 32), (4, 3, 64, 64), (1, 64, 256, 256), (32, 64, 56, 56)),
 )
@@ -155,7 +166,7 @@ GROUP = Technique(
     modes=("train",),
     forward_passes=2,
     backward_passes=3,
-    notebook=None,
+    notebook="group_norm",
     parity_shapes=((8, 16, 16), (4, 12, 8, 8), (2, 16, 3, 6, 6)),
     bench_shapes=((16, 64, 32, 32), (32, 128, 14, 14), (8, 64, 64, 64), (32, 64, 56, 56)),
 )

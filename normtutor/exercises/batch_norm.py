@@ -1,7 +1,7 @@
 """The exercises of the Batch Normalization notebook, from easy to hard."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from normtutor.exercises.observe import (
     Broken,
     Draw,
     Holds,
-    Secret,
     attempted,
     by_hand,
     kind,
@@ -23,29 +22,7 @@ from normtutor.exercises.observe import (
     settle,
     without_autograd,
 )
-
-Observations = Iterator[tuple[str, object]]
-
-
-def _gradients(y: Tensor, draw: Draw, **inputs: object) -> Observations:
-    """The gradient of a random weighted sum of ``y`` in each input."""
-    weights = draw.values(*y.shape) if y.is_floating_point() else y
-    for name, value in inputs.items():
-        if isinstance(value, Tensor) and value.requires_grad and y.requires_grad:
-            (gradient,) = torch.autograd.grad(y, value, weights, retain_graph=True, allow_unused=True)
-            yield f"gradient in {name}", gradient
-        else:
-            yield f"gradient in {name}", None
-
-
-def _leaf(value: Tensor) -> Tensor:
-    """A copy to take a gradient in; pass ``leaf * 1``, which may be overwritten."""
-    return value.clone().requires_grad_()
-
-
-def _same(x: Tensor, kept: Tensor, mistake: str = "") -> Holds:
-    return Holds(torch.equal(x, kept), "the input is overwritten", mistake)
-
+from normtutor.exercises.probes import Observations, gradients, leaf, numbers, unchanged
 
 # -------------------------------------------------------------------------------------------- forward
 
@@ -60,13 +37,13 @@ def _probe_forward(batch_norm: Callable[..., Any], draw: Draw) -> Observations:
 
     x = images.clone()
     yield "output for (N, C, H, W)", call(x, eps)
-    yield "the input is unchanged", _same(x, images, "in_place")
+    yield "the input is unchanged", unchanged(x, images, "in_place")
     yield "output for (N, C)", call(rows.clone(), eps)
     inputs = {
-        name: _leaf(value) for name, value in zip(("x", "weight", "bias"), (images, *affine), strict=True)
+        name: leaf(value) for name, value in zip(("x", "weight", "bias"), (images, *affine), strict=True)
     }
     y = returned(batch_norm(*(value * 1 for value in inputs.values()), eps), batch_norm)
-    yield from _gradients(y, draw, **inputs)
+    yield from gradients(y, draw, **inputs)
     yield "output for a tiny eps and a small variance", call(1e-4 * images, 1e-12)
     weight, bias = affine
     yield "output for float32", call(images.float(), eps, (weight.float(), bias.float()))
@@ -483,19 +460,8 @@ def update_running(running_mean, running_var, x, momentum):
 
 
 def _probe_predict(prediction: dict[str, Any], draw: Draw) -> Observations:
-    for name in ("running mean", "running variance", "output in training", "output in evaluation"):
-        if name not in prediction:
-            raise Broken(f"The dict lacks the key {name!r}.")
-        value = prediction[name]
-        if value is not ... and not isinstance(value, Tensor):
-            try:
-                value = float(value)
-            except (TypeError, ValueError):
-                raise Broken(f"{name}: expected a number, got {type(value).__name__}.") from None
-        elif isinstance(value, Tensor):
-            value = value.double().cpu()
-        number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        yield name, Secret(Approx(number, 0.005))
+    names = ("running mean", "running variance", "output in training", "output in evaluation")
+    yield from numbers(prediction, names, tolerance=0.005)
 
 
 PREDICT = Exercise(
@@ -635,9 +601,9 @@ def _probe_bug_variance(normalize: Callable[..., Any], draw: Draw) -> Observatio
     images = draw.batch(3, 3, 2, 4)
     x = images.clone()
     yield "output for ordinary data", returned(normalize(x, eps), normalize)
-    yield "the input is unchanged", _same(x, images, "centred_in_place")
-    leaf = _leaf(images)
-    yield from _gradients(returned(normalize(leaf * 1, eps), normalize), draw, x=leaf)
+    yield "the input is unchanged", unchanged(x, images, "centred_in_place")
+    x = leaf(images)
+    yield from gradients(returned(normalize(x * 1, eps), normalize), draw, x=x)
     for dtype, offset in ((torch.float32, 1e4), (draw.dtype, 1e8)):
         if offset < 0.1 / torch.finfo(dtype).eps:
             far = (draw.batch(2, 32, 2, 3) + offset).to(dtype)  # many channels: noise of either sign
@@ -1055,14 +1021,14 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     images = draw.batch(3, 3, 2, 4)
     x = images.clone()
     yield "output in training", returned(layer(x), cls)
-    yield "the input is unchanged", _same(x, images, "input_changed")
+    yield "the input is unchanged", unchanged(x, images, "input_changed")
     for name in (*_RUNNING, "num_batches_tracked"):
         yield f"{name} after one step", getattr(layer, name, None)
-    leaf = _leaf(images)
-    y = returned(layer(leaf * 1), cls)
+    x = leaf(images)
+    y = returned(layer(x * 1), cls)
     yield "no graph in the buffers", _no_graph(layer, "graph_kept")
-    yield from _gradients(
-        y, draw, x=leaf, weight=getattr(layer, "weight", None), bias=getattr(layer, "bias", None)
+    yield from gradients(
+        y, draw, x=x, weight=getattr(layer, "weight", None), bias=getattr(layer, "bias", None)
     )
     layer(draw.batch(4, 3, 3, 1))
     for name in (*_RUNNING, "num_batches_tracked"):
@@ -1073,8 +1039,8 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     yield "output for a batch of one in evaluation", returned(layer(draw.batch(1, 3, 1, 1)), cls)
     for name in (*_RUNNING, "num_batches_tracked"):
         yield f"{name} after evaluation", getattr(layer, name, None)
-    y = returned(layer(leaf * 1), cls)
-    yield from ((f"{name} in evaluation", g) for name, g in _gradients(y, draw, x=leaf))
+    y = returned(layer(x * 1), cls)
+    yield from ((f"{name} in evaluation", g) for name, g in gradients(y, draw, x=x))
 
     default = settle(cls(3), draw)
     small = 0.005 * draw.batch(3, 3, 1, 2)
@@ -1640,11 +1606,11 @@ def _probe_bug_graph(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     yield "the parameters", _shapes(layer)
     yield "the keys of state_dict()", sorted(layer.state_dict())
     _fill(layer, draw)
-    leaf = _leaf(draw.batch(5, 3))
-    y = returned(layer(leaf * 1), cls)
+    x = leaf(draw.batch(5, 3))
+    y = returned(layer(x * 1), cls)
     yield "output in training", y
-    yield from _gradients(
-        y, draw, x=leaf, weight=getattr(layer, "weight", None), bias=getattr(layer, "bias", None)
+    yield from gradients(
+        y, draw, x=x, weight=getattr(layer, "weight", None), bias=getattr(layer, "bias", None)
     )
     layer(draw.batch(4, 3))
     for name in _RUNNING:
@@ -1652,11 +1618,11 @@ def _probe_bug_graph(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     yield "no graph in the buffers", _no_graph(layer)
     yield "the trained layer can be copied", Holds(_can_be_copied(layer), "`copy.deepcopy` fails")
     layer.eval()
-    y = returned(layer(leaf * 1), cls)
+    y = returned(layer(x * 1), cls)
     yield "output in evaluation", y
-    yield from ((f"{name} in evaluation", g) for name, g in _gradients(y, draw, x=leaf))
+    yield from ((f"{name} in evaluation", g) for name, g in gradients(y, draw, x=x))
     y = returned(layer(draw.batch(2, 3)), cls)
-    yield from ((f"{name} of an old batch in evaluation", g) for name, g in _gradients(y, draw, x=leaf))
+    yield from ((f"{name} of an old batch in evaluation", g) for name, g in gradients(y, draw, x=x))
 
 
 _UPDATE_MEAN = "self.running_mean = (1 - m) * self.running_mean + m * mean"
@@ -1840,11 +1806,11 @@ def _probe_bug_momentum(cls: Callable[..., nn.Module], draw: Draw) -> Observatio
         if shown[0] == 1:
             yield "the keys of state_dict()", sorted(layer.state_dict())
         for step in range(1, shown[-1] + 1):
-            leaf = _leaf(draw.batch(4, 3))
-            y = returned(layer(leaf * 1), cls)
+            x = leaf(draw.batch(4, 3))
+            y = returned(layer(x * 1), cls)
             if step == shown[0] == 1:
                 yield "output in training", y
-                yield from _gradients(y, draw, x=leaf)
+                yield from gradients(y, draw, x=x)
                 yield "no graph in the buffers", _no_graph(layer, "graph_kept")
             if step in shown:
                 for name in _RUNNING:
@@ -1855,9 +1821,9 @@ def _probe_bug_momentum(cls: Callable[..., nn.Module], draw: Draw) -> Observatio
         yield f"step_count after step {step}", _count(getattr(layer, "step_count", None))
     layer.eval()
     before = _state(layer)
-    y = returned(layer(leaf * 1), cls)
+    y = returned(layer(x * 1), cls)
     yield "output in evaluation", Approx(y, 1e-6)
-    yield from ((f"{name} in evaluation", Approx(g, 1e-6)) for name, g in _gradients(y, draw, x=leaf))
+    yield from ((f"{name} in evaluation", Approx(g, 1e-6)) for name, g in gradients(y, draw, x=x))
     y = returned(layer(draw.batch(1, 3)), cls)
     yield "output for a batch of one in evaluation", Approx(y, 1e-6)
     kept = _unchanged(layer, before)

@@ -2,19 +2,18 @@
 
 from difflib import unified_diff
 
-from normtutor.catalog import TECHNIQUES
+from normtutor.catalog import CHAPTERS
 from normtutor.exercises.exercise import Exercise
 from normtutor.exercises.registry import exercises
 from normtutor.exercises.show import code
 
 
 def pages() -> dict[str, str]:
-    """One page of Markdown per notebook: every exercise with folded hints, wrong answers and solution."""
+    """One page of Markdown per chapter: every exercise with folded hints, wrong answers and solution."""
     found: dict[str, str] = {}
-    for row in TECHNIQUES.values():
-        if row.notebook and row.notebook not in found:
-            mine = [e for e in exercises().values() if e.id.startswith(row.notebook + ".")]
-            found[row.notebook] = "\n\n".join([f"# {row.title}: exercises", *map(_section, mine)]) + "\n"
+    for chapter, title in CHAPTERS.items():
+        mine = [e for e in exercises().values() if e.id.startswith(chapter + ".")]
+        found[chapter] = "\n\n".join([f"# {title}: exercises", *map(_section, mine)]) + "\n"
     return found
 
 

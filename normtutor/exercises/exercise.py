@@ -40,6 +40,7 @@ class Exercise:
         mistakes: the typical wrong answers.
         probe: a generator of (name, value) pairs that runs an answer on drawn inputs.
         spot_the_bug: the starter runs, wrongly; an answer that still behaves like it is "not attempted".
+        challenge: an open task with a measured target, the chapter's last; any way that reaches it is right.
         cancels: pairs of mistakes that undo each other, each with its proof.
     """
 
@@ -54,6 +55,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     probe: Callable[[Any, Draw], Iterator[tuple[str, object]]]
     spot_the_bug: bool = False
+    challenge: bool = False
     cancels: Mapping[frozenset[str], str] = field(default_factory=dict)
 
     def build(self, source: str) -> Any:

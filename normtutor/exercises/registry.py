@@ -1,18 +1,17 @@
-"""All exercises, from one module per notebook of the catalog."""
+"""All exercises, from one module per chapter."""
 
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 
-from normtutor.catalog import TECHNIQUES
+from normtutor.catalog import CHAPTERS
 from normtutor.exercises.exercise import Exercise
 
 
 @cache
 def exercises() -> dict[str, Exercise]:
-    """Every exercise by its id, in the order of the notebooks and from easy to hard."""
-    notebooks = dict.fromkeys(row.notebook for row in TECHNIQUES.values() if row.notebook)
-    modules = [import_module(f"normtutor.exercises.{notebook}") for notebook in notebooks]
+    """Every exercise by its id, in the order of the chapters and from easy to hard."""
+    modules = [import_module(f"normtutor.exercises.{chapter}") for chapter in CHAPTERS]
     return {exercise.id: exercise for module in modules for exercise in module.EXERCISES}
 
 

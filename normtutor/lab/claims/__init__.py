@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
+from normtutor.catalog import CHAPTERS
 from normtutor.lab.training import one_thread
 from normtutor.networks import Norm
 
@@ -26,15 +27,17 @@ class Claim:
     """A claim of a paper and the experiment that tests it.
 
     Attributes:
-        name: ``notebook.claim``.
-        technique: the catalog row under test.
+        name: ``chapter.claim``.
+        technique: the catalog row under test, or "weight".
         paper, url, where: the source, and the section, figure or table that makes the claim.
         says: the claim, in one sentence.
-        measure: runs the experiment, ``measure(norm, full)``: ``norm`` is the normalization under test
-            (``"none"`` is the control that must fail), ``full`` the long version; returns plain numbers.
+        measure: runs the experiment, ``measure(norm, full)``: ``norm`` is the normalization under test,
+            ``full`` the long version; returns plain numbers.
         holds: whether the measured numbers lie in the band that excludes the opposite outcome.
         tells: the measured numbers in one sentence.
         caveat: what this scale cannot show.
+        reproduces: the verdict that the chapter tells; a record or a run that says otherwise is a failure.
+        control: what to put in the place of ``technique`` to see the opposite verdict.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Claim:
     holds: Callable[[Measured], bool]
     tells: Callable[[Measured], str]
     caveat: str = ""
+    reproduces: bool = True
+    control: Norm = "none"
 
     @property
     def band(self) -> str:
@@ -85,10 +90,9 @@ def _labelled(label: str, text: str) -> str:
 
 
 def claims() -> dict[str, Claim]:
-    """Every claim by name."""
-    from normtutor.lab.claims import batch_norm
-
-    return {claim.name: claim for claim in batch_norm.CLAIMS}
+    """Every claim by name, in the order of the chapters."""
+    modules = [import_module(f"normtutor.lab.claims.{chapter}") for chapter in CHAPTERS]
+    return {claim.name: claim for module in modules for claim in module.CLAIMS}
 
 
 def run(name: str, norm: Norm | None = None, full: bool = False) -> Outcome:
