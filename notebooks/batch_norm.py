@@ -996,7 +996,7 @@ assert 1.3 < growth < 1.65
 #
 # ## Exercises
 #
-# Ten tasks, from a first success in a minute to a real challenge. Write your answer in the cell under each statement
+# Eleven tasks, from a first success in a minute to a real challenge. Write your answer in the cell under each statement
 # and run it: the checker says what is right already, and which mistake it sees. `hint("…")` gives the next hint,
 # `solution("…")` the reference. Nothing leaves your machine; your progress is in `normtutor_progress.json`
 # beside the notebook.
@@ -1200,6 +1200,22 @@ def batch_norm_backward(grad, x, weight, eps):
 
 # %% tags=["nbval-check-output"]
 check("batch_norm.backward", batch_norm_backward)
+
+
+# %% [markdown]
+# ### 11. Challenge: sixteen layers in eighty steps
+
+# %% tags=["nbval-check-output"]
+statement("batch_norm.challenge")
+
+
+# %%
+def build():
+    raise NotImplementedError  # your code here
+
+
+# %% tags=["nbval-check-output"]
+check("batch_norm.challenge", build)
 
 
 # %%

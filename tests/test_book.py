@@ -44,7 +44,17 @@ def chapter(request: pytest.FixtureRequest) -> tuple[str, BeautifulSoup]:
 
 def test_every_page_is_there() -> None:
     expected = {f"notebooks/{name}.html" for name in NOTEBOOKS}
-    expected |= {f"book/{name}.html" for name in ("introduction", "api", "references", "generated/gpu")}
+    expected |= {
+        f"book/{name}.html"
+        for name in (
+            "introduction",
+            "api",
+            "references",
+            "generated/claims",
+            "generated/gpu",
+            "generated/seed",
+        )
+    }
     assert expected <= set(map(relative, PAGES))
     assert soup(HTML / "index.html").find("meta", attrs={"http-equiv": "Refresh"})
 

@@ -17,6 +17,7 @@ from sphinx.util.console import nocolor
 
 import address
 import executed
+import seed
 
 
 def configure(app: Sphinx, config: Config) -> None:
@@ -38,9 +39,9 @@ def write_pages(folder: Path, package: str) -> None:
     if made_from.exists() and made_from.read_text() == package:
         return
     from normtutor import exercises  # here, because it costs seconds that most builds do not need
-    from normtutor.lab import evidence
+    from normtutor.lab import claims, evidence
 
-    pages = {"gpu.md": evidence.page()}
+    pages = {"gpu.md": evidence.page(), "claims.md": claims.page(), "seed.md": seed.page()}
     pages |= {f"exercises/{name}.md": text for name, text in exercises.pages().items()}
     for old in folder.rglob("*.md"):
         if old.relative_to(folder).as_posix() not in pages:

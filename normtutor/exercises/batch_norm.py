@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from normtutor.exercises.observe import (
     without_autograd,
 )
 from normtutor.exercises.probes import Observations, gradients, leaf, numbers, unchanged
+from normtutor.lab.data import Digits, digits
+from normtutor.lab.training import train
 
 # -------------------------------------------------------------------------------------------- forward
 
@@ -2516,6 +2519,142 @@ def batch_norm_backward(grad, x, weight, eps):
     probe=by_hand(_probe_backward),
 )
 
+# ------------------------------------------------------------------------------------------ challenge
+
+_STEPS, _TARGET = 80, 0.75
+
+
+@cache
+def _digits() -> Digits:
+    return digits()
+
+
+def _probe_challenge(build: Callable[..., Any], draw: Draw) -> Observations:
+    network = build()
+    if network is None or network is ...:
+        returned(network, build)
+    if not isinstance(network, nn.Module):
+        raise Broken(f"`build` returns {kind(network)}, expected an `nn.Module`.")
+    layers = sum(isinstance(module, nn.Linear) for module in network.modules())
+    yield (
+        "at least 17 linear layers",
+        Holds(layers >= 17, f"the network has {layers} linear layers", "too_shallow"),
+    )
+    images, labels, test_images, test_labels = (part.to(draw.device) for part in _digits())
+    network.to(draw.device)
+    train(network, images.flatten(1), labels, steps=_STEPS, lr=0.1, seed=round(draw.uniform(0, 1e6)))
+    test = test_images.flatten(1)
+    network.eval()
+    with torch.no_grad():
+        together, few = network(test), network(test[:8])
+    if together.shape != (len(test), 10):
+        raise Broken(
+            f"The network returns shape {tuple(together.shape)} for {len(test)} images of 10 classes."
+        )
+    alone = torch.allclose(together[:8], few, rtol=1e-3, atol=1e-3)
+    yield (
+        "an answer does not depend on the other images",
+        Holds(alone, "in evaluation an answer depends on the other images of the batch", "batch_forever"),
+    )
+    network.train()
+    with torch.no_grad():
+        in_training = (network(test).argmax(1) == test_labels).float().mean().item()
+    yield (
+        "the network has learned",
+        Holds(in_training >= _TARGET, f"in training mode it reads {in_training:.1%} of the digits"),
+    )
+    right = (together.argmax(1) == test_labels).float().mean().item()
+    yield (
+        "75 % in evaluation",
+        Holds(right >= _TARGET, f"in evaluation mode it reads {right:.1%} of the digits", "slow_statistics"),
+    )
+
+
+CHALLENGE = Exercise(
+    id="batch_norm.challenge",
+    title="Challenge: sixteen layers in eighty steps",
+    answer="build",
+    statement=r"""
+An open task: any way that reaches the target is right. Write `build()`, which returns a new, untrained
+network that maps digits, $(N, 64)$, to 10 logits. It has at least 16 hidden linear layers, and one to the
+logits.
+
+The checker trains it on scikit-learn's digits: 80 steps of plain gradient descent, learning rate 0.1, batches
+of 64. Then it reads 450 test digits in evaluation mode. **The target is 75 %.** The answer to an image must
+not depend on its company. The reference, 64 wide, reached 89 to 94 % over five seeds; the same
+network without normalization guesses.
+
+Here torch's own layers are allowed. What you return is trained for real, so a verdict takes a moment.
+""",
+    starter="""
+def build():
+    raise NotImplementedError  # your code here
+""",
+    hints=(
+        "The chapter's first experiment shows which of three networks of this depth learns at all.",
+        "Eighty steps are few. How much of the initial 0 and 1 is left in the running statistics then, and "
+        "which argument decides it?",
+    ),
+    reference="""
+def build(momentum=0.1):
+    layers = []
+    for _ in range(16):
+        layers += [nn.Linear(64, 64), nn.BatchNorm1d(64, momentum=momentum), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(64, 10))
+""",
+    alternatives=(
+        """
+class Residual(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, width)
+
+    def forward(self, x):
+        return x + torch.relu(self.linear(self.norm(x)))
+
+
+def build():
+    blocks = [Residual(64) for _ in range(16)]
+    return nn.Sequential(*blocks, nn.LayerNorm(64), nn.Linear(64, 10))
+""",
+        """
+def build():
+    layers = []
+    for _ in range(16):
+        layers += [nn.Linear(64, 64, bias=False), nn.BatchNorm1d(64, momentum=0.3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(64, 10))
+""",
+    ),
+    mistakes=(
+        Mistake(
+            "no_normalization",
+            "Nothing keeps the scale right: after sixteen plain layers all images look alike, and no "
+            "gradient can tell them apart.",
+            {"nn.BatchNorm1d(64, momentum=momentum)": "nn.Identity()"},
+        ),
+        Mistake(
+            "slow_statistics",
+            "In training mode the network reads the digits, in evaluation mode it does not: after 80 steps "
+            "its running statistics are still near 0 and 1. Momentum is too small for so few steps.",
+            {"momentum=0.1": "momentum=0.001"},
+        ),
+        Mistake(
+            "batch_forever",
+            "Without running statistics the layers normalize with the batch in evaluation too: an answer "
+            "then depends on which images arrive together.",
+            {"momentum=momentum)": "track_running_stats=False)"},
+        ),
+        Mistake(
+            "too_shallow",
+            "The network is too shallow. The task is to make depth trainable, not to avoid it.",
+            {"range(16)": "range(3)"},
+        ),
+    ),
+    probe=_probe_challenge,
+    challenge=True,
+)
+
+
 EXERCISES = (
     FORWARD,
     RUNNING,
@@ -2527,4 +2666,5 @@ EXERCISES = (
     BUG_MOMENTUM,
     FOLD,
     BACKWARD,
+    CHALLENGE,
 )

@@ -15,11 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from normtutor.catalog import CHAPTERS
+from normtutor.lab.text import markdown_table
 from normtutor.lab.training import one_thread
 from normtutor.networks import Norm
 
 Measured = dict[str, Any]
 RECORD = "claims.json"
+NOT_MEASURED = "not measured yet (make claims)."
+_PAGE = """# Published claims, put to the test
+
+The course tests {count} claims of the literature, each with an experiment small enough for a laptop. What
+counts as "reproduces" was fixed before the result was known, as a band wide enough that a seed does not decide;
+the chapters print it with each run. A claim that does not reproduce here may well hold at the paper's scale:
+the chapter says what is missing. `make claims` repeats all of them."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +123,44 @@ def run(name: str, norm: Norm | None = None, full: bool = False) -> Outcome:
 
 def recorded(name: str, folder: Path | None = None) -> str:
     """The full run on record (in ``folder``; by default the package's), with its provenance."""
-    path = (resources.files("normtutor") / "results" if folder is None else folder) / RECORD
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"claims": {}}
+    record = _record(folder)
     if name not in record["claims"]:
-        return _labelled("Full run", "not measured yet (make claims).")
-    entry, by = record["claims"][name], record["provenance"]
+        return _labelled("Full run", NOT_MEASURED)
+    entry = record["claims"][name]
     verdict = "reproduces" if entry["holds"] else "does NOT reproduce"
+    return _labelled("Full run", f"{entry['tells']}; {verdict}. Recorded {_provenance(record)}.")
+
+
+def page() -> str:
+    """The page of the book that lists every claim with what was measured, as Markdown."""
+    record = _record()
+    rows = []
+    for name, claim in claims().items():
+        chapter = name.partition(".")[0]
+        entry = record["claims"].get(name)
+        rows.append(
+            (
+                f"[{claim.paper}]({claim.url}), {claim.where}",
+                claim.says,
+                entry["tells"] if entry else NOT_MEASURED,
+                ("reproduces" if entry["holds"] else "**does not reproduce**") if entry else "",
+                f"[{CHAPTERS[chapter]}](../../notebooks/{chapter}.ipynb)",
+            )
+        )
+    header = ("source", "claim", "measured here, in full", "verdict", "chapter")
+    by = f"Recorded {_provenance(record)}." if record["claims"] else ""
+    return f"{_PAGE.format(count=len(rows))}\n\n{by}\n\n{markdown_table(header, rows)}\n"
+
+
+def _record(folder: Path | None = None) -> dict[str, Any]:
+    path = (resources.files("normtutor") / "results" if folder is None else folder) / RECORD
+    record: dict[str, Any] = (
+        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"claims": {}}
+    )
+    return record
+
+
+def _provenance(record: dict[str, Any]) -> str:
+    by = record["provenance"]
     where = f"{by['device']}, torch {by['versions']['torch']}, commit {by['commit'][:10]}"
-    return _labelled("Full run", f"{entry['tells']}; {verdict}. Recorded {by['date'][:10]} on {where}.")
+    return f"{by['date'][:10]} on {where}"
