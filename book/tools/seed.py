@@ -92,9 +92,9 @@ def page(folder: Path = Path("book/generated")) -> str:
                 "## Headings",
                 markdown_table(header, rows(headings(text))),
                 "## Guidelines",
-                "Every line of the document's advice, with what the evidence says of it. The rules that replace "
-                f"them stand in `normtutor.guide`; [{CHAPTERS['choosing']}]({up}notebooks/choosing.ipynb) "
-                "applies them.",
+                "Every line of the document's advice, with what the evidence says of it. The rules that "
+                "replace them stand in `normtutor.guide`; "
+                f"[{CHAPTERS['choosing']}]({up}notebooks/choosing.ipynb) applies them.",
                 guide.seed_table(),
             ]
         )
