@@ -241,7 +241,9 @@ def channel_norm(
         _rows_forward(tile, (x, x, weight, bias, y, y, mean, rstd, var), (sets, per_set, s, c), eps, flags)
         return y, mean, rstd, var
     per_set = c // groups if how.columns and groups else 1
-    _statistics(x, how, mean, rstd, var, groups if how.columns and groups else how.results, per_set, eps, True)
+    _statistics(
+        x, how, mean, rstd, var, groups if how.columns and groups else how.results, per_set, eps, True
+    )
     blocks_, sizes = _places(x, groups, how.columns)
     _apply(x, mean, rstd, weight, bias, y, blocks_, sizes, eps, COLUMNS=how.columns, ELEMENT=False, **flags)
     return y, mean, rstd, var
@@ -330,9 +332,7 @@ def channel_norm_by(
 
 
 @channel_norm_by.register_fake
-def _(
-    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
+def _(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     return torch.empty_like(in_planes(x))
 
 
@@ -361,7 +361,19 @@ def channel_norm_by_backward(
     how = _reduction(x, 0)
     assert how is not None
     sums = _sums(
-        x, dy, mean, var, gamma, how, 1, sizes[-1], eps, CENTRED=True, BY_ROW=False, WEIGHT=False, FROM_VAR=True
+        x,
+        dy,
+        mean,
+        var,
+        gamma,
+        how,
+        1,
+        sizes[-1],
+        eps,
+        CENTRED=True,
+        BY_ROW=False,
+        WEIGHT=False,
+        FROM_VAR=True,
     )
     return dx, *_parameter_gradients(sums, weight, bias)
 
@@ -380,9 +392,7 @@ def _rows_forward(
     tile: plan.Tile | None, pointers: tuple[Tensor, ...], sizes: tuple[int, ...], eps: float, flags: Any
 ) -> None:
     if tile is not None:
-        launch(
-            rows.forward, tile.tiles, tile.warps, *pointers, *sizes, eps, **flags, **tile.constants
-        )
+        launch(rows.forward, tile.tiles, tile.warps, *pointers, *sizes, eps, **flags, **tile.constants)
     else:
         sets, per_set, length, _ = sizes
         loop = plan.loop(per_set, length)

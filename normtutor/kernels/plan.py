@@ -139,7 +139,7 @@ class Reduction:
 def over_columns(blocks: int, rows: int, columns: int, device: torch.device) -> Reduction:
     """Each column over the ``rows`` rows of each of ``blocks`` blocks."""
     w = min(128, power_of_two(columns))
-    tall = min(power_of_two(rows), BLOCK_TILE // w)
+    tall = min(power_of_two(rows), max(1, BLOCK_TILE // w))
     across = cdiv(columns, w)
     chunks = _chunks(blocks * across, cdiv(rows, tall), 4, device)
     row_chunk = cdiv(cdiv(rows, chunks), tall) * tall

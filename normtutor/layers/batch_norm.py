@@ -30,6 +30,8 @@ class _BatchNorm(ChannelNorm):
         RuntimeError, NotImplementedError: as :func:`normtutor.functional.batch_norm`.
     """
 
+    function = staticmethod(batch_norm)  # normtutor.fused has its own
+
     def forward(self, input: Tensor) -> Tensor:
         self._check_rank(input)
         # The running buffers take part only where they are updated (training) or used (evaluation).
@@ -40,7 +42,7 @@ class _BatchNorm(ChannelNorm):
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)  # first, so that the first batch counts as 1
             momentum = self._momentum(self.num_batches_tracked)
-        return batch_norm(
+        return self.function(
             input,
             running_mean,
             running_var,

@@ -26,6 +26,8 @@ class GroupNorm(AffineNorm, nn.GroupNorm):
             :func:`normtutor.functional.group_norm`.
     """
 
+    function = staticmethod(group_norm)  # normtutor.fused has its own
+
     def __init__(
         self,
         num_groups: int,
@@ -47,7 +49,7 @@ class GroupNorm(AffineNorm, nn.GroupNorm):
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
-        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        return self.function(input, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         return (

@@ -32,6 +32,8 @@ class _InstanceNorm(ChannelNorm):
         RuntimeError, NotImplementedError: as :func:`normtutor.functional.instance_norm`.
     """
 
+    function = staticmethod(instance_norm)  # normtutor.fused has its own
+
     def __init__(
         self,
         num_features: int,
@@ -51,7 +53,7 @@ class _InstanceNorm(ChannelNorm):
         one_sample = input.dim() == min(self.layout)
         x = input.unsqueeze(0) if one_sample else input
         self._check_channels(x)
-        y = instance_norm(
+        y = self.function(
             x,
             self.running_mean,
             self.running_var,
