@@ -154,7 +154,7 @@ def add_layer_norm(
         functional._check_parameters("layer_norm", input, sizes, {"weight": weight, "bias": bias})
         if not _too_many(math.prod(sizes), input.numel() // math.prod(sizes)):
             y, total, _, _ = ops.layer_norm(input, residual, weight, bias, len(sizes), float(eps), True)
-            return y, input if residual is None else total
+            return _in_format_of(input, y), input if residual is None else _in_format_of(input, total)
     total = input if residual is None else input + residual
     return functional.layer_norm(total, normalized_shape, weight, bias, eps), total
 
@@ -179,9 +179,16 @@ def add_rms_norm(
         functional._check_parameters("rms_norm", input, sizes, {"weight": weight}, mixed=True)
         if not _too_many(math.prod(sizes), input.numel() // math.prod(sizes)):
             y, total, _, _ = ops.layer_norm(input, residual, weight, None, len(sizes), float(epsilon), False)
-            return y, input if residual is None else total
+            return _in_format_of(input, y), input if residual is None else _in_format_of(input, total)
     total = input if residual is None else input + residual
     return functional.rms_norm(total, normalized_shape, weight, eps), total
+
+
+def _in_format_of(input: Tensor, y: Tensor) -> Tensor:
+    """``y``, copied to channels_last where ``input`` is: the kernels for rows made it contiguous."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(input.dim())
+    keep = last is None or input.is_contiguous() or not input.is_contiguous(memory_format=last)
+    return y if keep or last is None else y.contiguous(memory_format=last)
 
 
 def _check_residual(name: str, input: Tensor, residual: Tensor | None) -> None:
@@ -229,6 +236,7 @@ def instance_norm(
     if not use_input_stats:
         return _by(input, running_mean, running_var, weight, bias, eps)
     n, c = input.shape[:2]
+    y: Tensor
     y, mean, _, var = ops.channel_norm(input, weight, bias, c, float(eps))
     means, variances = mean.view(n, c).mean(0), var.view(n, c).mean(0)
     functional._update(running_mean, running_var, means, variances, math.prod(input.shape[2:]), momentum)
@@ -252,6 +260,7 @@ def batch_norm(
     functional._check_batch_norm(input, *arguments)
     if not training:
         return _by(input, running_mean, running_var, weight, bias, eps)
+    y: Tensor
     y, mean, _, var = ops.channel_norm(input, weight, bias, 0, float(eps))
     functional._update(running_mean, running_var, mean, var, input.numel() // input.size(1), momentum)
     return y

@@ -1,4 +1,4 @@
-"""Triton kernels for index sets that many programs share: a reduction in two stages, then an elementwise pass.
+"""Triton kernels for index sets that many programs share: reduced in two stages, then normalized.
 
 x is a matrix of rows of ``length`` adjacent elements, and reduced over a rectangle of it:
 
@@ -122,10 +122,7 @@ def combine(
         end = tl.minimum(first + WIDTH, columns)
         result, used = block * columns + first + c, first + c < columns
     base = block.to(tl.int64) * chunks * columns
-    if JOINT:
-        n = tl.zeros([1, 1], tl.float32)
-    else:
-        n = tl.zeros([1, WIDTH], tl.float32)
+    n = tl.zeros([1, 1] if JOINT else [1, WIDTH], tl.float32)
     shift, deviation = n, n
     pivot = 0.0
     if CENTRED:  # a mean to take the others from, so that their average keeps its digits
@@ -238,8 +235,8 @@ def places(
 ):  # fmt: skip
     """Where a tile's γ (its channel) and its statistics are, and which of them exist.
 
-    COLUMNS: both go by the column. Else the statistics go by the row, (row % ``modulo``) // ``per_statistic``,
-    and the channel too, row % ``channels``, or by the column (ELEMENT: LayerNorm).
+    COLUMNS: both go by the column. Else the statistics go by the row, row % ``modulo`` // ``per_statistic``;
+    the channel too, row % ``channels``, or by the column (ELEMENT: LayerNorm).
     """
     if COLUMNS:
         channel, known = col, col < length

@@ -23,7 +23,8 @@ INTERPRETED = type(rows.forward).__name__ == "InterpretedFunction"
 def launch(kernel: Any, programs: int, warps: int, *arguments: object, **constants: object) -> None:
     """Run ``programs`` programs of a kernel on the device of the first argument, a tensor."""
     with _on_device(arguments[0]):
-        kernel[(programs,)](*arguments, num_warps=warps, **constants)
+        # a·b + c may be one instruction; said, since Triton's default changes with 3.10.
+        kernel[(programs,)](*arguments, num_warps=warps, enable_fp_fusion=True, **constants)
 
 
 @contextmanager
@@ -146,8 +147,8 @@ def _(
 @torch.library.custom_op(
     "normtutor::layer_norm_backward",
     mutates_args=(),
-    schema="(Tensor dy, Tensor? dtotal, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, bool bias, int axes) "
-    "-> (Tensor, Tensor, Tensor)",
+    schema="(Tensor dy, Tensor? dtotal, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, bool bias, "
+    "int axes) -> (Tensor, Tensor, Tensor)",
 )
 def layer_norm_backward(
     dy: Tensor,
@@ -170,10 +171,11 @@ def layer_norm_backward(
     gamma = x if weight is None else weight.contiguous()
     tile = plan.in_registers(sets, 1, length, plan.BACKWARD_TILE if weight is None else plan.SUMMING_TILE)
     if tile is not None and not plan.shared(sets, length, x.itemsize, x.device):
-        programs = min(tile.tiles, plan.multiprocessors(x.device) * max(1, 32 // tile.warps))
+        warps = plan.warps(tile.rows * tile.block, 8)  # the sums take registers too
+        programs = min(tile.tiles, plan.multiprocessors(x.device) * max(1, 32 // warps))
         sums = _scratch(x, 2, programs, length) if weight is not None else _scratch(x, 2, 0)
         launch(
-            rows.backward, programs, tile.warps, x, dy, extra, mean, rstd, gamma, dx, sums, programs * length,
+            rows.backward, programs, warps, x, dy, extra, mean, rstd, gamma, dx, sums, programs * length,
             sets, 1, length, 1, tile.tiles,
             BY_ROW=False, SUM_WEIGHT=weight is not None, SUM_BIAS=bias, **flags, **tile.constants,
         )  # fmt: skip
@@ -216,7 +218,8 @@ def _(
 @torch.library.custom_op(
     "normtutor::channel_norm",
     mutates_args=(),
-    schema="(Tensor x, Tensor? weight, Tensor? bias, int groups, float eps) -> (Tensor, Tensor, Tensor, Tensor)",
+    schema="(Tensor x, Tensor? weight, Tensor? bias, int groups, float eps) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
 )
 def channel_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float
@@ -236,7 +239,8 @@ def channel_norm(
     how = _reduction(x, groups)
     if how is None:
         per_set = c // groups
-        tile = plan.in_registers(sets, per_set, s, plan.FORWARD_TILE)
+        most = plan.FORWARD_TILE if per_set == 1 else plan.JOINT_TILE
+        tile = plan.in_registers(sets, per_set, s, most)
         flags |= {"RESIDUAL": False, "BY_ROW": True, "VAR": True}
         _rows_forward(tile, (x, x, weight, bias, y, y, mean, rstd, var), (sets, per_set, s, c), eps, flags)
         return y, mean, rstd, var
@@ -295,8 +299,9 @@ def channel_norm_backward(
         CENTRED=True, BY_ROW=False, WEIGHT=False, FROM_VAR=False,
     )  # fmt: skip
     of_sets = sums if per_channel else _over_groups(sums.view(2, n, c), weight, groups)
+    count = x.numel() // mean.numel()
     _apply_backward(
-        x, dy, x, mean, rstd, gamma, of_sets[0], of_sets[1], dx, blocks_, sizes, n * c * s // mean.numel(), 0.0,
+        x, dy, x, mean, rstd, gamma, of_sets[0], of_sets[1], dx, blocks_, sizes, count, 0.0,
         COLUMNS=how.columns, ELEMENT=False, FROM_VAR=False, OWN=True, PER_CHANNEL=per_channel, **flags,
     )  # fmt: skip
     return dx, *_parameter_gradients(sums.view(2, -1, c), weight, bias)
@@ -451,8 +456,9 @@ def _statistics(
     )  # fmt: skip
     high = plan.power_of_two(chunks)
     wide = max(1, min(plan.power_of_two(per_set if per_set > 1 else sets), plan.BLOCK_TILE // high, 64))
+    programs = how.blocks * (sets if per_set > 1 else plan.cdiv(sets, wide))
     launch(
-        blocks.combine, how.blocks * (sets if per_set > 1 else plan.cdiv(sets, wide)), plan.warps(high * wide),
+        blocks.combine, programs, plan.warps(high * wide, 4),
         count, part, m2, mean, rstd, var, chunks, how.results, per_set, sets, eps,
         CHUNKS=high, WIDTH=wide, JOINT=per_set > 1, CENTRED=centred,
     )  # fmt: skip
@@ -494,7 +500,8 @@ def _sums(
 def _over_groups(sums: Tensor, weight: Tensor | None, groups: int) -> Tensor:
     """Σ γ ∂y and Σ γ ∂y x̂ of each sample's groups, [2, N · groups], from those of its channels."""
     weighted = sums if weight is None else sums * weight.float()
-    return weighted.unflatten(2, (groups, -1)).sum(3).flatten(1)
+    found: Tensor = weighted.unflatten(2, (groups, -1)).sum(3).flatten(1)
+    return found
 
 
 # Gradients

@@ -13,6 +13,7 @@ import torch
 
 # Elements that a program keeps in registers, at most 1024 threads with 64 registers each.
 FORWARD_TILE = 32768  # x
+JOINT_TILE = 16384  # x, a set of several rows
 BACKWARD_TILE = 16384  # x and ∂y
 SUMMING_TILE = 8192  # x, ∂y and the terms of ∂γ and ∂β
 SMALL_TILE = 2048  # for sets shorter than this a program takes several
@@ -133,7 +134,7 @@ class Reduction:
 
     @property
     def warps(self) -> int:
-        return warps(self.rows * self.width)
+        return warps(self.rows * self.width, 8)
 
 
 def over_columns(blocks: int, rows: int, columns: int, device: torch.device) -> Reduction:

@@ -132,13 +132,13 @@ def forward_long(
         for start in range(0, length, WIDTH):
             col = start + c
             here = p + r < per_set
-            inside = here & (col < length)
+            within = here & (col < length)
             at = row * length + col
-            value = load_sum(x, residual, at, inside, RESIDUAL)
+            element = load_sum(x, residual, at, within, RESIDUAL)
             if RESIDUAL:
-                tl.store(total + at, value, mask=inside)
+                tl.store(total + at, element, mask=within)
             gamma, beta = load_affine(weight, bias, row, col, here, length, channels, WEIGHT, BIAS, BY_ROW)
-            tl.store(y + at, (value - pivot - shift) * scale * gamma + beta, mask=inside)
+            tl.store(y + at, (element - pivot - shift) * scale * gamma + beta, mask=within)
 
 
 @triton.jit
