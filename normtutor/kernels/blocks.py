@@ -52,14 +52,14 @@ def rectangle(
 
 @triton.jit
 def partial_statistics(
-    x, count, mean, m2,
+    x, count, mean, low, m2,
     per_set, step, next_set, length, row_chunks, row_chunk, col_chunks, col_chunk, across,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, CENTRED: tl.constexpr,
 ):  # fmt: skip
     """First stage: number, mean and sum of squared deviations of each chunk, [chunks, columns or sets].
 
-    Not CENTRED: the mean is 0. Deviations are taken from the mean of the chunk's first tile, a pivot that is
-    near enough to the chunk's mean for the correction by their squared sum to be small.
+    ``low`` is what rounding takes off the mean. Not CENTRED: the mean is 0. Deviations are taken from the mean of
+    the chunk's first tile, a pivot near enough to its mean for the correction by their squared sum to be small.
     """
     side, chunk, _, first, row_start, row_end, col_start, col_end = rectangle(
         per_set, step, next_set, length, row_chunks, row_chunk, col_chunks, col_chunk, across, COLUMNS, WIDTH
@@ -95,20 +95,22 @@ def partial_statistics(
         shift = reduced(sums, COLUMNS) / n
         deviation = tl.maximum(deviation - n * shift * shift, 0.0)
         tl.store(mean + out, pivot + shift, mask=used)
+        tl.store(low + out, pivot - (pivot + shift) + shift, mask=used)
     tl.store(m2 + out, deviation, mask=used)
     tl.store(count + out, tl.zeros_like(deviation) + n, mask=used)
 
 
 @triton.jit
 def combine(
-    count, mean, m2, out_mean, out_rstd, out_var,
+    count, mean, low, m2, out_mean, out_low, out_rstd, out_var,
     chunks, columns, per_set, sets, eps,
     CHUNKS: tl.constexpr, WIDTH: tl.constexpr, JOINT: tl.constexpr, CENTRED: tl.constexpr,
 ):  # fmt: skip
     """Second stage: mean, rstd and variance of each set from its chunks (Chan, Golub & LeVeque 1983).
 
     A block's partial results are [chunks, columns]. A set is all chunks of one column (a program takes
-    WIDTH of them), or (JOINT) of ``per_set`` adjacent columns (a program takes one set).
+    WIDTH of them), or (JOINT) of ``per_set`` adjacent columns (a program takes one set). ``out_low`` is what
+    rounding takes off the mean.
     """
     program = tl.program_id(0)
     k, c = tl.arange(0, CHUNKS)[:, None], tl.arange(0, WIDTH)[None, :]
@@ -136,7 +138,9 @@ def combine(
         counted = tl.load(count + at, mask=inside, other=0.0)
         n += total(counted, JOINT)
         if CENTRED:
-            shift += total(counted * (tl.load(mean + at, mask=inside, other=0.0) - pivot), JOINT)
+            apart = tl.load(mean + at, mask=inside, other=0.0) - pivot
+            apart += tl.load(low + at, mask=inside, other=0.0)
+            shift += total(counted * apart, JOINT)
     n = tl.maximum(n, 1.0)
     shift = shift / n
     for start in range(first, end, WIDTH):
@@ -144,12 +148,15 @@ def combine(
         at = base + k * columns + start + c
         deviation += total(tl.load(m2 + at, mask=inside, other=0.0), JOINT)
         if CENTRED:
-            apart = tl.load(mean + at, mask=inside, other=0.0) - pivot - shift
+            apart = tl.load(mean + at, mask=inside, other=0.0) - pivot
+            apart += tl.load(low + at, mask=inside, other=0.0) - shift
             counted = tl.load(count + at, mask=inside, other=0.0)
             deviation += total(counted * apart * apart, JOINT)
     variance = deviation / n
     if CENTRED:
-        tl.store(out_mean + result, pivot + shift + tl.zeros_like(variance), mask=used)
+        pivot += tl.zeros_like(variance)
+        tl.store(out_mean + result, pivot + shift, mask=used)
+        tl.store(out_low + result, pivot - (pivot + shift) + shift, mask=used)
     tl.store(out_rstd + result, tl.rsqrt(variance + eps), mask=used)
     tl.store(out_var + result, variance, mask=used)
 
@@ -165,17 +172,18 @@ def total(x, JOINT: tl.constexpr):
 
 @triton.jit
 def partial_sums(
-    x, dy, mean, rstd, weight, sums, size,
+    x, dy, mean, rstd, drift, weight, sums, size,
     per_set, step, next_set, length, row_chunks, row_chunk, col_chunks, col_chunk, across,
-    per_statistic, statistics, eps,
+    per_statistic, statistics, n, eps,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, CENTRED: tl.constexpr,
     BY_ROW: tl.constexpr, WEIGHT: tl.constexpr, FROM_VAR: tl.constexpr,
 ):  # fmt: skip
-    """First stage of the backward pass: Σ ∂y and Σ ∂y x̂ of each chunk, two tables ``size`` apart.
+    """First stage of the backward pass: Σ ∂y, Σ ∂y x̂ and Σ x̂ of each chunk, tables ``size`` apart.
 
     The statistics belong to column or set k's group k // ``per_statistic`` of the block, ``statistics`` to a
-    block, or to the row (BY_ROW: LayerNorm's ∂γ, a sum over rows). WEIGHT: ∂y is multiplied with γ of the
-    column first (LayerNorm's ∂x). FROM_VAR: ``rstd`` holds the variance.
+    block. BY_ROW (LayerNorm's ∂γ, a sum over rows) they belong to the row; ``drift`` is its Σ x̂ over ``n``
+    elements, 0 but for the mean's rounding, which is taken off, and no third table is made. WEIGHT: ∂y is
+    multiplied with γ of the column first (LayerNorm's ∂x). FROM_VAR: ``rstd`` holds the variance.
     """
     side, chunk, block, first, row_start, row_end, col_start, col_end = rectangle(
         per_set, step, next_set, length, row_chunks, row_chunk, col_chunks, col_chunk, across, COLUMNS, WIDTH
@@ -188,6 +196,7 @@ def partial_sums(
         at = side // per_statistic + tl.zeros([1, 1], tl.int32)
         used = tl.full([1, 1], True, tl.int1)
     of_bias, of_weight = tl.zeros([ROWS, WIDTH], tl.float32), tl.zeros([ROWS, WIDTH], tl.float32)
+    of_x = tl.zeros([ROWS, WIDTH], tl.float32)
     for p in range(row_start, row_end, ROWS):
         row = first + (p + r) * step
         own, is_own = at, used
@@ -199,6 +208,9 @@ def partial_sums(
         centre = 0.0
         if CENTRED:
             centre = tl.load(mean + own, mask=is_own, other=0.0).to(tl.float32)
+        low = 0.0
+        if CENTRED and BY_ROW:
+            low = tl.load(drift + own, mask=is_own, other=0.0) / n
         for start in range(col_start, col_end, WIDTH):
             col = start + c
             inside = (p + r < row_end) & (col < col_end)
@@ -206,15 +218,19 @@ def partial_sums(
             upstream = tl.load(dy + element, mask=inside, other=0.0).to(tl.float32)
             if WEIGHT:
                 upstream *= tl.load(weight + col, mask=col < col_end, other=0.0).to(tl.float32)
-            difference = tl.load(x + element, mask=inside, other=0.0).to(tl.float32) - centre
+            x_hat = (tl.load(x + element, mask=inside, other=0.0).to(tl.float32) - centre) * scale - low
             of_bias += upstream
-            of_weight += tl.where(inside, upstream * (difference * scale), 0.0)
+            of_weight += tl.where(inside, upstream * x_hat, 0.0)
+            if CENTRED and not BY_ROW:
+                of_x += tl.where(inside, x_hat, 0.0)
     if COLUMNS:
         out = chunk.to(tl.int64) * length + col_start + c
     else:
         out = chunk.to(tl.int64) * across + side + tl.zeros([1, 1], tl.int32)
     tl.store(sums + out, reduced(of_bias, COLUMNS), mask=used)
     tl.store(sums + size + out, reduced(of_weight, COLUMNS), mask=used)
+    if CENTRED and not BY_ROW:
+        tl.store(sums + 2 * size + out, reduced(of_x, COLUMNS), mask=used)
 
 
 @triton.jit
@@ -252,12 +268,12 @@ def places(
 
 @triton.jit
 def apply(
-    x, mean, rstd, weight, bias, y,
+    x, mean, low, rstd, weight, bias, y,
     rows, length, channels, modulo, per_statistic, statistics, eps,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ELEMENT: tl.constexpr,
     CENTRED: tl.constexpr, FROM_VAR: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
-    """y = γ (x − μ) · rstd + β for given statistics. FROM_VAR: ``rstd`` holds the variance."""
+    """y = γ (x − μ) · rstd + β for given statistics, μ = mean + low. FROM_VAR: ``rstd`` is σ², low is 0."""
     block, row, col = tile(rows, length, ROWS, WIDTH)
     inside = (row < rows) & (col < length)
     channel, known, at, used = places(
@@ -270,6 +286,8 @@ def apply(
     value = tl.load(x + element, mask=inside, other=0.0).to(tl.float32)
     if CENTRED:  # not folded into one scale and shift: a·x + b cancels where the mean is large
         value -= tl.load(mean + at, mask=used, other=0.0).to(tl.float32)
+        if not FROM_VAR:
+            value -= tl.load(low + at, mask=used, other=0.0)
     value *= scale
     if WEIGHT:
         value *= tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
@@ -280,7 +298,7 @@ def apply(
 
 @triton.jit
 def apply_backward(
-    x, dy, extra, mean, rstd, weight, sum_g, sum_gx, dx,
+    x, dy, extra, mean, rstd, weight, sum_g, sum_gx, sum_x, dx,
     rows, length, channels, modulo, per_statistic, statistics, n, eps,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ELEMENT: tl.constexpr,
     CENTRED: tl.constexpr, FROM_VAR: tl.constexpr, WEIGHT: tl.constexpr, EXTRA: tl.constexpr,
@@ -288,8 +306,8 @@ def apply_backward(
 ):  # fmt: skip
     """∂x = (γ ∂y − mean(g) − x̂ · mean(g x̂)) · rstd, or for statistics that are not x's OWN, γ ∂y · rstd.
 
-    ``sum_g`` and ``sum_gx`` are the set's Σ γ ∂y and Σ γ ∂y x̂ over its n elements; without γ where a set has
-    one channel (PER_CHANNEL).
+    ``sum_g``, ``sum_gx`` and ``sum_x`` are the set's Σ γ ∂y, Σ γ ∂y x̂ and Σ x̂ over its n elements, the first
+    two without γ where a set has one channel (PER_CHANNEL). The third is 0 but for the mean's rounding.
     """
     block, row, col = tile(rows, length, ROWS, WIDTH)
     inside = (row < rows) & (col < length)
@@ -310,9 +328,12 @@ def apply_backward(
             factor = gamma
         x_hat = tl.load(x + element, mask=inside, other=0.0).to(tl.float32)
         if CENTRED:
-            x_hat -= tl.load(mean + at, mask=used, other=0.0)
+            x_hat = (x_hat - tl.load(mean + at, mask=used, other=0.0)) * scale
+            x_hat -= tl.load(sum_x + at, mask=used, other=0.0) / n
             result -= tl.load(sum_g + at, mask=used, other=0.0) * factor / n
-        result -= x_hat * scale * (tl.load(sum_gx + at, mask=used, other=0.0) * factor / n)
+        else:
+            x_hat *= scale
+        result -= x_hat * (tl.load(sum_gx + at, mask=used, other=0.0) * factor / n)
     result *= scale
     if EXTRA:
         result += tl.load(extra + element, mask=inside, other=0.0).to(tl.float32)

@@ -123,9 +123,9 @@ def layer_norm(
     tile = plan.in_registers(sets, 1, length, plan.FORWARD_TILE)
     if plan.shared(sets, length, x.itemsize, x.device) and residual is None:
         how = plan.over_sets(sets, 1, 1, 1, length, x.device)
-        _statistics(x, how, mean, rstd, torch.empty_like(rstd), sets, 1, eps, centred)
+        low = _statistics(x, how, mean, rstd, torch.empty_like(rstd), sets, 1, eps, centred)
         sizes = (sets, length, 1, sets, 1, 0)
-        _apply(x, mean, rstd, weight, bias, y, 1, sizes, eps, COLUMNS=False, ELEMENT=True, **flags)
+        _apply(x, mean, low, rstd, weight, bias, y, 1, sizes, eps, COLUMNS=False, ELEMENT=True, **flags)
         return y, total, mean, rstd
     flags |= {"RESIDUAL": residual is not None, "BY_ROW": False, "VAR": False}
     pointers = (x, x if residual is None else residual, weight, bias, y, total, mean, rstd, rstd)
@@ -180,25 +180,31 @@ def layer_norm_backward(
             BY_ROW=False, SUM_WEIGHT=weight is not None, SUM_BIAS=bias, **flags, **tile.constants,
         )  # fmt: skip
         return dx, *_parameter_gradients(sums, weight, bias)
+    drift, count = _scratch(x, sets), 1  # Σ x̂ of each row, or its mean
     if plan.shared(sets, length, x.itemsize, x.device):
-        sums = _sums(
-            x, dy, mean, rstd, gamma, plan.over_sets(sets, 1, 1, 1, length, x.device), 1, 0, 0.0,
+        how = plan.over_sets(sets, 1, 1, 1, length, x.device)
+        of_rows = _sums(
+            x, dy, mean, rstd, rstd, gamma, how, 1, 0, 1, 0.0,
             CENTRED=flags["CENTRED"], BY_ROW=False, WEIGHT=flags["WEIGHT"], FROM_VAR=False,
-        )[:, 0]  # fmt: skip
+        )  # fmt: skip
+        if flags["CENTRED"]:
+            of_rows = _recentred(of_rows, sets, length)
+        drift, count = of_rows[2], length
         sizes = (sets, length, 1, sets, 1, 0)
         _apply_backward(
-            x, dy, extra, mean, rstd, gamma, sums[0], sums[1], dx, 1, sizes, length, 0.0, COLUMNS=False,
-            ELEMENT=True, FROM_VAR=False, OWN=True, PER_CHANNEL=False, **flags,
+            x, dy, extra, mean, rstd, gamma, of_rows[0], of_rows[1], of_rows[2], dx, 1, sizes,
+            length, 0.0, COLUMNS=False, ELEMENT=True, FROM_VAR=False, OWN=True, PER_CHANNEL=False, **flags,
         )  # fmt: skip
     else:
         launch(
-            rows.backward_long, sets, 8, x, dy, extra, mean, rstd, gamma, dx, rstd, 0, sets, 1, length, 1,
+            rows.backward_long, sets, 8, x, dy, extra, mean, rstd, gamma, dx, drift, rstd, 0,
+            sets, 1, length, 1,
             BY_ROW=False, SUM_WEIGHT=False, SUM_BIAS=False, **flags, **plan.loop(1, length),
         )  # fmt: skip
     if weight is None:
         return dx, *_parameter_gradients(rstd, None, bias)
     sums = _sums(
-        x, dy, mean, rstd, gamma, plan.over_columns(1, sets, length, x.device), 1, 0, 0.0,
+        x, dy, mean, rstd, drift, gamma, plan.over_columns(1, sets, length, x.device), 1, 0, count, 0.0,
         CENTRED=flags["CENTRED"], BY_ROW=True, WEIGHT=False, FROM_VAR=False,
     )  # fmt: skip
     return dx, *_parameter_gradients(sums, weight, bias)
@@ -245,11 +251,12 @@ def channel_norm(
         _rows_forward(tile, (x, x, weight, bias, y, y, mean, rstd, var), (sets, per_set, s, c), eps, flags)
         return y, mean, rstd, var
     per_set = c // groups if how.columns and groups else 1
-    _statistics(
-        x, how, mean, rstd, var, groups if how.columns and groups else how.results, per_set, eps, True
-    )
+    own = groups if how.columns and groups else how.results
+    low = _statistics(x, how, mean, rstd, var, own, per_set, eps, True)
     blocks_, sizes = _places(x, groups, how.columns)
-    _apply(x, mean, rstd, weight, bias, y, blocks_, sizes, eps, COLUMNS=how.columns, ELEMENT=False, **flags)
+    _apply(
+        x, mean, low, rstd, weight, bias, y, blocks_, sizes, eps, COLUMNS=how.columns, ELEMENT=False, **flags
+    )
     return y, mean, rstd, var
 
 
@@ -288,23 +295,28 @@ def channel_norm_backward(
         if tile is not None:
             launch(rows.backward, tile.tiles, tile.warps, *pointers, tile.tiles, **flags, **tile.constants)
         else:
-            launch(rows.backward_long, sets, 8, *pointers, **flags, **plan.loop(per_set, s))
+            drift = _scratch(x, sets)
+            with_drift = (*pointers[:7], drift, *pointers[7:])
+            launch(rows.backward_long, sets, 8, *with_drift, **flags, **plan.loop(per_set, s))
+            terms = sums.view(2, sets, per_set)
+            terms[1].addcmul_(terms[0], drift[:, None], value=-1)
         return dx, *_parameter_gradients(sums.view(2, n, c), weight, bias)
     blocks_, sizes = _places(x, groups, how.columns)
     per_channel = not groups or groups == c
     if groups and not how.columns:  # the parameters need the sums of each plane, not of each set
         how = plan.over_sets(n * c, 1, 1, 1, s, x.device)
-    sums = _sums(
-        x, dy, mean, rstd, gamma, how, c // groups if groups else 1, sizes[-1], 0.0,
-        CENTRED=True, BY_ROW=False, WEIGHT=False, FROM_VAR=False,
-    )  # fmt: skip
-    of_sets = sums if per_channel else _over_groups(sums.view(2, n, c), weight, groups)
     count = x.numel() // mean.numel()
+    sums = _sums(
+        x, dy, mean, rstd, rstd, gamma, how, c // groups if groups else 1, sizes[-1], 1, 0.0,
+        CENTRED=True, BY_ROW=False, WEIGHT=False, FROM_VAR=False,
+    ).view(3, -1, c)  # fmt: skip
+    sums = _recentred(sums, groups or c, count)
+    of_sets = sums if per_channel else _over_groups(sums, weight, groups)
     _apply_backward(
-        x, dy, x, mean, rstd, gamma, of_sets[0], of_sets[1], dx, blocks_, sizes, count, 0.0,
+        x, dy, x, mean, rstd, gamma, of_sets[0], of_sets[1], of_sets[2], dx, blocks_, sizes, count, 0.0,
         COLUMNS=how.columns, ELEMENT=False, FROM_VAR=False, OWN=True, PER_CHANNEL=per_channel, **flags,
     )  # fmt: skip
-    return dx, *_parameter_gradients(sums.view(2, -1, c), weight, bias)
+    return dx, *_parameter_gradients(sums, weight, bias)
 
 
 @channel_norm_backward.register_fake
@@ -329,8 +341,8 @@ def channel_norm_by(
     flags = {"WEIGHT": weight is not None, "BIAS": bias is not None}
     weight, bias = (x if p is None else p.contiguous() for p in (weight, bias))
     launch(
-        blocks.apply, _programs(blocks_, sizes), 8, x, mean.contiguous(), var.contiguous(), weight, bias, y,
-        *sizes, eps, COLUMNS=_columns(x), ELEMENT=False, CENTRED=True, FROM_VAR=True, **flags,
+        blocks.apply, _programs(blocks_, sizes), 8, x, mean.contiguous(), x, var.contiguous(), weight, bias,
+        y, *sizes, eps, COLUMNS=_columns(x), ELEMENT=False, CENTRED=True, FROM_VAR=True, **flags,
         **plan.elementwise(sizes[1]),
     )  # fmt: skip
     return y
@@ -358,28 +370,18 @@ def channel_norm_by_backward(
     mean, var = mean.contiguous(), var.contiguous()
     blocks_, sizes = _places(x, 0, _columns(x))
     _apply_backward(
-        x, dy, x, mean, var, gamma, var, var, dx, blocks_, sizes, 1, eps, COLUMNS=_columns(x), ELEMENT=False,
-        CENTRED=True, FROM_VAR=True, OWN=False, PER_CHANNEL=True, WEIGHT=weight is not None, EXTRA=False,
+        x, dy, x, mean, var, gamma, var, var, var, dx, blocks_, sizes, 1, eps,
+        COLUMNS=_columns(x), ELEMENT=False, CENTRED=True, FROM_VAR=True, OWN=False, PER_CHANNEL=True,
+        WEIGHT=weight is not None, EXTRA=False,
     )  # fmt: skip
     if weight is None:
         return dx, *_parameter_gradients(_scratch(x, 0), None, bias)
     how = _reduction(x, 0)
     assert how is not None
     sums = _sums(
-        x,
-        dy,
-        mean,
-        var,
-        gamma,
-        how,
-        1,
-        sizes[-1],
-        eps,
-        CENTRED=True,
-        BY_ROW=False,
-        WEIGHT=False,
-        FROM_VAR=True,
-    )
+        x, dy, mean, var, var, gamma, how, 1, sizes[-1], 1, eps,
+        CENTRED=True, BY_ROW=False, WEIGHT=False, FROM_VAR=True,
+    )  # fmt: skip
     return dx, *_parameter_gradients(sums, weight, bias)
 
 
@@ -446,12 +448,17 @@ def _programs(blocks_: int, sizes: tuple[int, ...]) -> int:
 def _statistics(
     x: Tensor, how: plan.Reduction, mean: Tensor, rstd: Tensor, var: Tensor, sets: int, per_set: int,
     eps: float, centred: bool,
-) -> None:  # fmt: skip
-    """Mean, rstd and variance of every set; ``sets`` to a block, of ``per_set`` columns each."""
+) -> Tensor:  # fmt: skip
+    """Mean, rstd and variance of every set; ``sets`` to a block, of ``per_set`` columns each.
+
+    Returns:
+        What rounding took off the means, which the forward pass can use and the backward pass need not keep.
+    """
+    low = torch.empty_like(mean)
     chunks = how.chunks
-    count, part, m2 = _scratch(x, 3, how.blocks, chunks, how.results)
+    count, part, part_low, m2 = _scratch(x, 4, how.blocks, chunks, how.results)
     launch(
-        blocks.partial_statistics, how.programs, how.warps, x, count, part, m2, *how.arguments,
+        blocks.partial_statistics, how.programs, how.warps, x, count, part, part_low, m2, *how.arguments,
         CENTRED=centred, **how.constants,
     )  # fmt: skip
     high = plan.power_of_two(chunks)
@@ -459,47 +466,60 @@ def _statistics(
     programs = how.blocks * (sets if per_set > 1 else plan.cdiv(sets, wide))
     launch(
         blocks.combine, programs, plan.warps(high * wide, 4),
-        count, part, m2, mean, rstd, var, chunks, how.results, per_set, sets, eps,
+        count, part, part_low, m2, mean, low, rstd, var, chunks, how.results, per_set, sets, eps,
         CHUNKS=high, WIDTH=wide, JOINT=per_set > 1, CENTRED=centred,
     )  # fmt: skip
+    return low
 
 
 def _apply(
-    x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, y: Tensor, blocks_: int,
+    x: Tensor, mean: Tensor, low: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor, y: Tensor, blocks_: int,
     sizes: tuple[int, ...], eps: float, **flags: bool,
 ) -> None:  # fmt: skip
     launch(
-        blocks.apply, _programs(blocks_, sizes), 8, x, mean, rstd, weight, bias, y, *sizes, eps,
+        blocks.apply, _programs(blocks_, sizes), 8, x, mean, low, rstd, weight, bias, y, *sizes, eps,
         FROM_VAR=False, **flags, **plan.elementwise(sizes[1]),
     )  # fmt: skip
 
 
 def _apply_backward(
     x: Tensor, dy: Tensor, extra: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, sum_g: Tensor,
-    sum_gx: Tensor, dx: Tensor, blocks_: int, sizes: tuple[int, ...], count: int, eps: float, **flags: bool,
+    sum_gx: Tensor, sum_x: Tensor, dx: Tensor, blocks_: int, sizes: tuple[int, ...], count: int, eps: float,
+    **flags: bool,
 ) -> None:  # fmt: skip
     launch(
         blocks.apply_backward, _programs(blocks_, sizes), 8, x, dy, extra, mean, rstd, weight, sum_g, sum_gx,
-        dx, *sizes, count, eps, **flags, **plan.elementwise(sizes[1]),
+        sum_x, dx, *sizes, count, eps, **flags, **plan.elementwise(sizes[1]),
     )  # fmt: skip
 
 
 def _sums(
-    x: Tensor, dy: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, how: plan.Reduction,
-    per_statistic: int, statistics: int, eps: float, **flags: bool,
+    x: Tensor, dy: Tensor, mean: Tensor, rstd: Tensor, drift: Tensor, weight: Tensor, how: plan.Reduction,
+    per_statistic: int, statistics: int, count: int, eps: float, **flags: bool,
 ) -> Tensor:  # fmt: skip
-    """Σ ∂y and Σ ∂y x̂, [2, blocks, columns or sets]."""
-    sums = _scratch(x, 2, how.blocks, how.chunks, how.results)
+    """Σ ∂y, Σ ∂y x̂ and, unless by row, Σ x̂: [3, blocks, columns or sets]."""
+    sums = _scratch(x, 2 if flags["BY_ROW"] else 3, how.blocks, how.chunks, how.results)
     launch(
-        blocks.partial_sums, how.programs, how.warps, x, dy, mean, rstd, weight, sums, sums[0].numel(),
-        *how.arguments, per_statistic, statistics, eps, **flags, **how.constants,
+        blocks.partial_sums, how.programs, how.warps, x, dy, mean, rstd, drift, weight, sums,
+        sums[0].numel(), *how.arguments, per_statistic, statistics, count, eps, **flags, **how.constants,
     )  # fmt: skip
     return sums.sum(2)
 
 
+def _recentred(sums: Tensor, groups: int, count: int) -> Tensor:
+    """[3, blocks, channels] Σ ∂y, Σ ∂y x̂, Σ x̂ with x̂'s mean over its set, count elements, taken off x̂.
+
+    That mean is 0 but for the rounding of the mean that was kept, which a large |mean| / σ makes felt.
+    """
+    of_bias, of_weight, of_x = sums.unflatten(2, (groups, -1))
+    drift = of_x.sum(2, keepdim=True) if of_x.size(2) > 1 else of_x
+    of_weight.addcmul_(of_bias, drift.expand_as(of_bias), value=-1 / count)
+    return sums
+
+
 def _over_groups(sums: Tensor, weight: Tensor | None, groups: int) -> Tensor:
-    """Σ γ ∂y and Σ γ ∂y x̂ of each sample's groups, [2, N · groups], from those of its channels."""
-    weighted = sums if weight is None else sums * weight.float()
+    """Σ γ ∂y, Σ γ ∂y x̂ and Σ x̂ of each sample's groups, [3, N · groups], from those of its channels."""
+    weighted = sums if weight is None else torch.cat([sums[:2] * weight.float(), sums[2:]])
     found: Tensor = weighted.unflatten(2, (groups, -1)).sum(3).flatten(1)
     return found
 

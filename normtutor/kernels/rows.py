@@ -151,7 +151,8 @@ def backward(
 ):  # fmt: skip
     """∂x of sets that stay in registers, and the terms of ∂β and ∂γ: x and ∂y are read once.
 
-    With g = γ ∂y and means over the set: ∂x = (g − mean(g) − x̂ · mean(g x̂)) · rstd. A program takes every
+    With g = γ ∂y and means over the set: ∂x = (g − mean(g) − x̂ · mean(g x̂)) · rstd. The kept mean is rounded;
+    what that moves x̂ by, its mean over the set, which should be 0, is subtracted again. A program takes every
     num_programs-th tile. ``sums`` is two tables, ``size`` apart: Σ ∂y and Σ ∂y x̂ of each row (BY_ROW), or of
     each column over the program's rows; added up in a fixed order they are ∂β and ∂γ.
     """
@@ -180,10 +181,14 @@ def backward(
         x_hat = tl.where(inside, x_hat * scale, 0.0)
         gamma, _ = load_affine(weight, weight, row, col, here, length, channels, WEIGHT, False, BY_ROW)
         g = upstream * gamma
-        result = g - x_hat * (total_over_set(g * x_hat, JOINT) / n)
-        if CENTRED:
-            result -= total_over_set(g, JOINT) / n
-        result *= scale
+        mean_gx = total_over_set(g * x_hat, JOINT) / n
+        mean_g = 0.0
+        if CENTRED:  # three sums that need not wait for each other
+            mean_g = total_over_set(g, JOINT) / n
+            drift = total_over_set(x_hat, JOINT) / n
+            mean_gx -= drift * mean_g
+            x_hat -= drift
+        result = (g - mean_g - x_hat * mean_gx) * scale
         if EXTRA:  # what reaches the sum x + residual by another way than through the normalization
             result += tl.load(extra + at, mask=inside, other=0.0).to(tl.float32)
         tl.store(dx + at, result, mask=inside)
@@ -208,14 +213,15 @@ def backward(
 
 @triton.jit
 def backward_long(
-    x, dy, extra, mean, rstd, weight, dx, sums, size,
+    x, dy, extra, mean, rstd, weight, dx, drift, sums, size,
     sets, per_set, length, channels,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, CENTRED: tl.constexpr, EXTRA: tl.constexpr,
     WEIGHT: tl.constexpr, BY_ROW: tl.constexpr, SUM_WEIGHT: tl.constexpr, SUM_BIAS: tl.constexpr,
 ):  # fmt: skip
     """:func:`backward` of one set that does not fit the registers: x and ∂y are read twice, then from L2.
 
-    The terms of ∂β and ∂γ only BY_ROW; for a long LayerNorm the reduction over columns makes them.
+    The terms of ∂β and ∂γ only BY_ROW, and before the set's ``drift``, the mean of x̂ over it, is known: that
+    is stored, to be taken off. For a long LayerNorm the reduction over columns makes them.
     """
     set_ = tl.program_id(0).to(tl.int64)
     n = per_set * length
@@ -226,11 +232,13 @@ def backward_long(
     r, c = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
     mean_g = tl.zeros([1, 1], tl.float32)
     mean_gx = tl.zeros([1, 1], tl.float32)
+    drifted = tl.zeros([1, 1], tl.float32)
     for p in range(0, per_set, ROWS):
         here = p + r < per_set
         row = set_ * per_set + p + r
         of_bias = tl.zeros([ROWS, WIDTH], tl.float32)
         of_weight = tl.zeros([ROWS, WIDTH], tl.float32)
+        of_x = tl.zeros([ROWS, WIDTH], tl.float32)
         for start in range(0, length, WIDTH):
             col = start + c
             inside = here & (col < length)
@@ -242,6 +250,7 @@ def backward_long(
                 upstream *= tl.load(weight + col, mask=col < length, other=0.0).to(tl.float32)
             of_bias += upstream
             of_weight += upstream * x_hat
+            of_x += x_hat
         row_bias = tl.sum(of_bias, axis=1, keep_dims=True)
         row_weight = tl.sum(of_weight, axis=1, keep_dims=True)
         if BY_ROW:
@@ -255,8 +264,13 @@ def backward_long(
                 row_weight *= gamma
         mean_g += tl.sum(row_bias, axis=0, keep_dims=True) / n
         mean_gx += tl.sum(row_weight, axis=0, keep_dims=True) / n
-    if not CENTRED:
+        drifted += tl.sum(tl.sum(of_x, axis=1, keep_dims=True), axis=0, keep_dims=True) / n
+    if CENTRED:
+        tl.store(drift + set_ + tl.zeros([1, 1], tl.int32), drifted)
+        mean_gx -= drifted * mean_g
+    else:
         mean_g = tl.zeros([1, 1], tl.float32)
+        drifted = tl.zeros([1, 1], tl.float32)
     for p in range(0, per_set, ROWS):
         here = p + r < per_set
         row = set_ * per_set + p + r
@@ -264,7 +278,7 @@ def backward_long(
             col = start + c
             inside = here & (col < length)
             at = row * length + col
-            x_hat = (tl.load(x + at, mask=inside, other=0.0).to(tl.float32) - centre) * scale
+            x_hat = (tl.load(x + at, mask=inside, other=0.0).to(tl.float32) - centre) * scale - drifted
             upstream = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
             gamma, _ = load_affine(weight, weight, row, col, here, length, channels, WEIGHT, False, BY_ROW)
             result = (upstream * gamma - mean_g - x_hat * mean_gx) * scale

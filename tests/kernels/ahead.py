@@ -23,6 +23,7 @@ from triton.compiler import ASTSource
 
 from normtutor.kernels import ops
 
+CONV, LARGE = (256, 64, 56, 56), (16, 64, 256, 256)
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 Launch = tuple[Any, int, tuple[object, ...], dict[str, object]]
@@ -67,14 +68,13 @@ def cases() -> Iterator[tuple[str, Any]]:
         yield f"RMS+residual {kind} 4096", lambda d=dtype: layer(8192, 4096, d, False, True)
         if dtype == torch.float16:
             continue
-        conv, large = (256, 64, 56, 56), (16, 64, 256, 256)
         for last in (False, True):
             name = f"{kind}{' last' if last else ''}"
-            yield f"BN {name}", lambda d=dtype, at=last: channel(conv, 0, d, at)
-            yield f"BN eval {name}", lambda d=dtype, at=last: by(conv, d, at)
-            yield f"GN {name}", lambda d=dtype, at=last: channel(conv, 8, d, at)
-            yield f"IN {name}", lambda d=dtype, at=last: channel(conv, 64, d, at)
-            yield f"IN large {name}", lambda d=dtype, at=last: channel(large, 64, d, at)
+            yield f"BN {name}", lambda d=dtype, at=last: channel(CONV, 0, d, at)
+            yield f"BN eval {name}", lambda d=dtype, at=last: by(CONV, d, at)
+            yield f"GN {name}", lambda d=dtype, at=last: channel(CONV, 8, d, at)
+            yield f"IN {name}", lambda d=dtype, at=last: channel(CONV, 64, d, at)
+            yield f"IN large {name}", lambda d=dtype, at=last: channel(LARGE, 64, d, at)
         yield f"GN small {kind}", lambda d=dtype: channel((256, 256, 16, 16), 32, d)
         yield f"GN few {kind}", lambda d=dtype: channel((4, 64, 512, 512), 2, d)
         yield f"LN few {kind}", lambda d=dtype: layer(16, 1 << 21, d)
@@ -104,7 +104,7 @@ def source(launch: Launch) -> tuple[ASTSource, str]:
 
 
 def compiled(src: ASTSource, warps: int, arch: int) -> dict[str, Any]:
-    """Registers, bytes of stack (what was spilled), and bytes of the widest load and store from and to memory."""
+    """Registers, bytes of stack (what was spilled), and bytes of the widest load and store."""
     found = triton.compile(
         src, target=GPUTarget("cuda", arch, 32), options={"num_warps": warps, "enable_fp_fusion": True}
     )
