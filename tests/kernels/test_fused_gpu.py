@@ -74,7 +74,7 @@ def test_images(shape: Shape, last: bool, dtype: torch.dtype) -> None:
 
 
 def _judge(layer: nn.Module, shape: Shape, offset: float, dtype: torch.dtype, last: bool = False) -> None:
-    """Output and gradients: no further from float64 than 2 × torch's layer, plus 4 units in the last place."""
+    """Output and gradients: no further from float64 than 2 × torch's layer plus 4 units in the last place."""
     random = torch.Generator("cuda").manual_seed(0)
     with torch.no_grad():
         for p in layer.parameters():
