@@ -14,6 +14,7 @@ x is read once for the statistics and the output where one program can hold a se
 cache, else twice. Kept for the backward pass: what ``torch.nn`` keeps, the input and two numbers per set.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -41,10 +42,13 @@ __all__ = [
     "InstanceNorm3d",
     "LayerNorm",
     "RMSNorm",
+    "add_layer_norm",
+    "add_rms_norm",
     "batch_norm",
     "group_norm",
     "instance_norm",
     "layer_norm",
+    "like",
     "rms_norm",
     "why",
 ]
@@ -351,3 +355,20 @@ FUSED = (
     *(InstanceNorm1d, InstanceNorm2d, InstanceNorm3d),
     *(BatchNorm1d, BatchNorm2d, BatchNorm3d),
 )
+
+
+def like(layer: nn.Module) -> nn.Module:
+    """A fused layer with the settings of ``layer`` and copies of its parameters and buffers.
+
+    Args:
+        layer: one of the layers here, of :mod:`normtutor.layers`, or torch's of the same names.
+
+    Raises:
+        TypeError: there is no fused layer of that kind.
+    """
+    kinds = {plain: kind for kind in FUSED for plain in (kind, kind.__base__, getattr(nn, kind.__name__))}
+    if type(layer) not in kinds:
+        raise TypeError(f"no fused layer is like {type(layer).__module__}.{type(layer).__name__}")
+    fused = copy.deepcopy(layer)
+    fused.__class__ = kinds[type(layer)]  # the classes keep the same state, and differ by their functions
+    return fused

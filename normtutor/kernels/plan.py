@@ -77,7 +77,7 @@ def in_registers(sets: int, per_set: int, length: int, most: int) -> Tile | None
 
 def shared(sets: int, count: int, itemsize: int, device: torch.device) -> bool:
     """Whether sets of ``count`` elements are better spread over several programs each."""
-    few = 4 * sets <= multiprocessors(device) and count > SMALL_TILE
+    few = 4 * sets <= multiprocessors(device) and count > BACKWARD_TILE
     return few or count * itemsize > SPLIT_BYTES
 
 

@@ -140,6 +140,30 @@ def test_the_plain_path_gives_the_plain_layers_numbers(
         assert torch.equal(y, b(total))
 
 
+@pytest.mark.parametrize("case", EVERY, ids=str)
+def test_a_fused_layer_like_another(case: Case, device: str) -> None:
+    torch.manual_seed(0)
+    _, plain = twins(case, device)
+    theirs = getattr(nn, case.name)(*case.arguments, **dict(case.options), device=device)
+    theirs.load_state_dict(plain.state_dict())
+    x = torch.randn(case.shape, device=device)
+    for layer in (plain, theirs, fused.like(plain)):
+        copied = fused.like(layer)
+        assert type(copied) is getattr(fused, case.name)
+        for training in (True, False):
+            expected = layer.train(training)(x)
+            torch.testing.assert_close(copied.train(training)(x), expected)
+        assert not {p.data_ptr() for p in layer.parameters()} & {p.data_ptr() for p in copied.parameters()}
+        for key, value in layer.state_dict().items():
+            torch.testing.assert_close(copied.state_dict()[key], value)
+
+
+def test_no_fused_layer_is_like_some() -> None:
+    for layer in (nn.Linear(2, 2), layers.AdaptiveBatchNorm(3), nn.SyncBatchNorm(3)):
+        with pytest.raises(TypeError, match="no fused layer is like"):
+            fused.like(layer)
+
+
 @each
 def test_empty_input(case: Case, device: str) -> None:
     a, _ = twins(case, device)
