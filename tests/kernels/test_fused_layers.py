@@ -202,6 +202,32 @@ def test_a_second_derivative_is_refused_in_words(case: Case, device: str) -> Non
 
 
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(
+            Case(kind, (sizes,), (2, 6, 4, 5))
+            for kind in ("LayerNorm", "RMSNorm")
+            for sizes in (5, (6, 4, 5))
+        ),
+        Case("GroupNorm", (2, 6), (2, 6, 4, 5)),
+        Case("InstanceNorm2d", (6,), (2, 6, 4, 5), BOTH),
+        Case("BatchNorm2d", (6,), (2, 6, 4, 5)),
+    ],
+    ids=str,
+)
+def test_channels_last_stays(case: Case, training: bool, device: str) -> None:
+    a, b = (layer.train(training) for layer in twins(case, device))
+    x = torch.randn(case.shape, device=device).contiguous(memory_format=torch.channels_last)
+    y = a(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, b(x))
+    if case.name == "LayerNorm":
+        for result in a(x, x):
+            assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("training", [True, False])
 @each
 def test_compile_fullgraph(case: Case, training: bool, device: str) -> None:
     torch.compiler.reset()
