@@ -1,5 +1,6 @@
 """What the compiler makes of every kernel, as launched at sizes that matter, for GPUs that are not here."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -9,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+TRITON = tuple(map(int, importlib.metadata.version("triton").split(".")[:2]))
+# The kernels themselves compile with 3.2 too; the compiler's own interface, used here, was another then.
+pytestmark = pytest.mark.skipif(TRITON < (3, 6), reason="needs the compiler's interface of Triton 3.6")
 
 ARCHITECTURES = {75: "T4", 80: "A100", 90: "H100, H200"}
 STACK = 16  # bytes: what ptxas uses at times without any need; a row that does not fit takes hundreds
