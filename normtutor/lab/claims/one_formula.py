@@ -29,17 +29,17 @@ def hidden_and_rest(model: MLP) -> Groups:
 
 
 def scaled_run(norm: Norm, scale: float, seed: int, steps: int, lr: float = 0.1) -> list[float]:
-    """The losses of a training run whose hidden weights start ``scale`` times as large, their learning rate
-    ``scale``² times.
+    """The losses of a training run that starts at ``scale`` · w with the learning rate ``scale``² · lr.
 
-    In float64 and with ε = 10⁻³⁰, so that what is left is rounding.
+    Both factors are for the hidden layers only. In float64 and with ε = 10⁻³⁰, so that what is left is
+    rounding.
     """
     data = digits()
     torch.manual_seed(seed)
     model = MLP([64, 32, 32, 10], norm).double()
     for module in model.modules():
-        if hasattr(module, "eps"):
-            module.eps = 1e-30  # type: ignore[assignment]
+        if "eps" in vars(module):
+            vars(module)["eps"] = 1e-30
     hidden, rest = hidden_and_rest(model)
     with torch.no_grad():
         for parameter in hidden:
@@ -209,9 +209,7 @@ def signal_propagation(norm: Norm, full: bool) -> Measured:
 
 
 def _linear_and_reset(measured: Measured) -> bool:
-    """with normalization all steps within a stage lie within ±50 % of their median, and each stage starts
-    below 0.6 of the last one's end; without, the last variance is at least ten times any of these.
-    """
+    """steps in a stage are within ±50 % of their median; stages start below 0.6 of the last end; plain ≥ 10×."""
     for stages in measured["normalized"]:
         for variances in stages:
             steps = [b - a for a, b in pairwise(variances)]
@@ -312,9 +310,7 @@ def _typical(measured: Measured, kind: str, quantity: str, lr: str = "0.1") -> f
 
 
 def _noise_does_not_matter(measured: Measured) -> bool:
-    """at learning rate 0.1 the noisy network's layer inputs shift at least twice as much as the normalized
-    one's, yet its accuracy is within 5 points of that, and at least 20 points above the plain one's.
-    """
+    """noisy inputs shift twice as much as quiet ones; accuracy within 5 points of quiet, 20 above plain."""
     accuracy = {kind: _typical(measured, kind, "accuracy") for kind in measured["0.1"]}
     unstable = _typical(measured, "noisy", "shift") >= 2 * _typical(measured, "normalized", "shift")
     as_good = accuracy["noisy"] >= accuracy["normalized"] - 0.05
