@@ -209,7 +209,7 @@ def signal_propagation(norm: Norm, full: bool) -> Measured:
 
 
 def _linear_and_reset(measured: Measured) -> bool:
-    """steps in a stage are within ±50 % of their median; stages start below 0.6 of the last end; plain ≥ 10×."""
+    """a stage steps by ±50 % of its median step, from below 0.6 of the last end; plain ends 10× higher."""
     for stages in measured["normalized"]:
         for variances in stages:
             steps = [b - a for a, b in pairwise(variances)]
