@@ -14,13 +14,13 @@
 # \hat{x}_i = \frac{x_i - \mu_i}{\sqrt{\sigma_i^2 + \varepsilon}}
 # $$
 #
-# Subtract a mean, divide by a standard deviation. Batch, layer, instance and group normalization all do this and nothing
-# else. They differ in one choice: *which elements share a mean*. Yuxin Wu and Kaiming He wrote that choice down as
-# an index set $S_i$ in [2018](https://arxiv.org/abs/1803.08494).
+# Subtract a mean, divide by a standard deviation. Batch, layer, instance and group normalization all do this
+# and nothing else. They differ in one choice: *which elements share a mean*. Yuxin Wu and Kaiming He wrote
+# that choice down as an index set $S_i$ in [2018](https://arxiv.org/abs/1803.08494).
 #
-# In this chapter you build the one formula, get four techniques and RMSNorm out of it, prove how they turn into each other,
-# derive the backward pass for all of them at once, and see what a normalization does to the gradients and the
-# signals of a network. Each technique then has a chapter of its own: start with
+# In this chapter you build the one formula, get four techniques and RMSNorm out of it, prove how they turn
+# into each other, derive the backward pass for all of them at once, and see what a normalization does to the
+# gradients and the signals of a network. Each technique then has a chapter of its own: start with
 # [Batch Normalization](batch_norm.ipynb).
 #
 # You need: Python, PyTorch tensors, the chain rule. The chapter runs top to bottom in under a minute, on a CPU
@@ -54,13 +54,14 @@ if importlib.util.find_spec("normtutor") is None:
 # %% [markdown]
 # ## What it is for
 #
-# A photograph can be bright or dim, a sensor can report metres or millimetres, a layer can double all of its weights. None of that is
-# the *content* of the signal, but it changes every number that the next layer sees. Normalization removes it: what
-# is left of a set of numbers when their mean and their scale are taken away is their pattern.
+# A photograph can be bright or dim, a sensor can report metres or millimetres, a layer can double all of its
+# weights. None of that is the *content* of the signal, but it changes every number that the next layer sees.
+# Normalization removes it: what is left of a set of numbers when their mean and their scale are taken away is
+# their pattern.
 #
-# Which numbers form such a set? That is the whole question. Ask it of one pixel in one channel of one image in one
-# batch: is it bright *for this image*, *for this channel*, or *for this channel over the whole batch*? Each answer is
-# a technique.
+# Which numbers form such a set? That is the whole question. Ask it of one pixel in one channel of one image
+# in one batch: is it bright *for this image*, *for this channel*, or *for this channel over the whole batch*?
+# Each answer is a technique.
 
 # %%
 import torch
@@ -74,10 +75,10 @@ GREY, BLUE, ORANGE = "#6e6e6e", "#0072B2", "#D55E00"
 # %% [markdown]
 # ## The problem, felt
 #
-# Real data: the 8×8 handwritten digits of scikit-learn. A small convolutional network, two convolutions deep, once
-# without normalization and once with each technique. All are trained alike, on ordinary images. Then somebody turns down
-# the light: the test images keep half, a fifth, a tenth of their contrast. The digits in them are as legible as
-# before.
+# Real data: the 8×8 handwritten digits of scikit-learn. A small convolutional network, two convolutions deep,
+# once without normalization and once with each technique. All are trained alike, on ordinary images. Then
+# somebody turns down the light: the test images keep half, a fifth, a tenth of their contrast. The digits in
+# them are as legible as before.
 
 # %%
 from normtutor.networks import build_norm
@@ -120,24 +121,24 @@ for norm in ("layer", "instance", "group", "rms"):
 assert dimmed["batch"][-1] < dimmed["batch"][0] - 0.2, "batch should mind it"
 
 # %% [markdown]
-# Four lines are level: their sets lie within one image, so the image's contrast cancels. Batch Normalization takes its
-# statistics from the training batches and holds dim images against them. (The plain network hands the factor
-# through to its last layer, since neither a ReLU nor a convolution without bias minds it; with a bias, layer and group
-# normalization would lose a little too.) That is no verdict: where contrast *is*
-# content (an X-ray, say), forgetting it is the fault. It is the point of this chapter: **the set decides what is
-# forgotten**.
+# Four lines are level: their sets lie within one image, so the image's contrast cancels. Batch Normalization
+# takes its statistics from the training batches (in evaluation it keeps them) and holds dim images against
+# them. (The plain network hands the factor through to its last layer, since neither a ReLU nor a convolution
+# without bias minds it; with a bias, layer and group normalization would lose a little too.) That is no
+# verdict: where contrast *is* content (an X-ray, say), forgetting it is the fault. It is the point of this
+# chapter: **the set decides what is forgotten**.
 #
 # ## Four index sets
 #
-# A batch of images is a tensor of shape $(N, C, H, W)$: $N$ samples, $C$ channels, $H \times W$ positions. In the pictures
-# $H$ and $W$ are folded into one axis. The coloured elements share one mean and one variance.
+# A batch of images is a tensor of shape $(N, C, H, W)$: $N$ samples, $C$ channels, $H \times W$ positions. In
+# the pictures $H$ and $W$ are folded into one axis. The coloured elements share one mean and one variance.
 
 # %% mystnb={"image": {"alt": "Four blocks of N samples by C channels by positions. Batch: one channel of all samples is coloured. Layer: all channels of one sample. Instance: one channel of one sample. Group: half of the channels of one sample."}}
 index_set("batch", "layer", "instance", "group")
 
 # %% [markdown]
-# Now in symbols. Write an element's index as $i = (i_N, i_C, i_H, i_W)$, and $S_i$ for the set of elements that share
-# their statistics with $i$ (Wu & He 2018, section 3.1):
+# Now in symbols. Write an element's index as $i = (i_N, i_C, i_H, i_W)$, and $S_i$ for the set of elements
+# that share their statistics with $i$ (Wu & He 2018, section 3.1):
 #
 # $$
 # \begin{aligned}
@@ -149,8 +150,8 @@ index_set("batch", "layer", "instance", "group")
 # \end{aligned}
 # $$
 #
-# What a set holds fixed stands behind the bar; everything else varies within it. The rest is the same for all four, with
-# $m = |S_i|$:
+# What a set holds fixed stands behind the bar; everything else varies within it. The rest is the same for all
+# four, with $m = |S_i|$:
 #
 # $$
 # \mu_i = \frac{1}{m} \sum_{k \in S_i} x_k, \qquad
@@ -164,9 +165,9 @@ index_set("batch", "layer", "instance", "group")
 # | instance | $H, W$ | $N C$ | $H W$ | [Instance Normalization](instance_norm.ipynb) |
 # | group | $C/G, H, W$ | $N G$ | $(C/G) H W$ | [Group Normalization](group_norm.ipynb) |
 #
-# Afterwards each technique gives the network its freedom back: $y_i = \gamma \hat{x}_i + \beta$, with a $\gamma$ and a
-# $\beta$ per channel (layer normalization: per element). The affine map is not part of the set, and this chapter
-# leaves it out until it matters.
+# Afterwards each technique gives the network its freedom back: $y_i = \gamma \hat{x}_i + \beta$, with a
+# $\gamma$ and a $\beta$ per channel (layer normalization: per element). The affine map is not part of the
+# set, and this chapter leaves it out until it matters.
 #
 # ## One small function
 #
@@ -192,9 +193,9 @@ def group_standardized(x, groups, eps=1e-5):
 
 
 # %% [markdown]
-# **Change these numbers.** Two samples of two channels of 2×2 pixels: sixteen integers that you can check in your
-# head. As they stand, the second channel is twice the first one, and the second sample three times the first
-# one. Look which technique still sees which of the two facts; then spoil them, and run the cell again.
+# **Change these numbers.** Two samples of two channels of 2×2 pixels: sixteen integers that you can check in
+# your head. As they stand, the second channel is twice the first one, and the second sample three times the
+# first one. Look which technique still sees which of the two facts; then spoil them, and run the cell again.
 
 # %% tags=["nbval-check-output"]
 x = torch.tensor(
@@ -223,16 +224,16 @@ for technique, axes in AXES.items():
 show("group, G = 2", *group_standardized(x, 2))
 
 # %% [markdown]
-# Batch normalization prints the same numbers for both channels: it has forgotten the 2, and still tells the samples
-# apart. Layer normalization prints the same for both samples: it has forgotten the 3, and still tells the channels
-# apart. Instance normalization has forgotten both. And two groups of one channel each are instance normalization,
-# number for number; more about that below.
+# Batch normalization prints the same numbers for both channels: it has forgotten the 2, and still tells the
+# samples apart. Layer normalization prints the same for both samples: it has forgotten the 3, and still tells
+# the channels apart. Instance normalization has forgotten both. And two groups of one channel each are
+# instance normalization, number for number; more about that below.
 #
 # ### The package's function
 #
-# Every layer of this course stands on one function. It is the small cell above, made safe: half precision is computed
-# in float32, and the mean is subtracted in two steps, since a rounded mean is itself a source of error (the
-# [next chapter](batch_norm.ipynb) measures it).
+# Every layer of this course stands on one function. It is the small cell above, made safe: half precision is
+# computed in float32, and the mean is subtracted in two steps, since a rounded mean is itself a source of
+# error (the [next chapter](batch_norm.ipynb) measures it).
 
 # %%
 from normtutor import functional, layers
@@ -279,18 +280,18 @@ for technique in small:
 # %% [markdown]
 # ## How they turn into each other
 #
-# The techniques are neighbours: choose a shape or a number of groups, and one set becomes another. Each line is an equality of
-# sets, so it needs no calculation:
+# The techniques are neighbours: choose a shape or a number of groups, and one set becomes another. Each line
+# is an equality of sets, so it needs no calculation:
 #
-# - **One group is layer normalization.** $G = 1$: all channels fall into group 0, so the condition on $k_C$ is always
-#   true, and $k_N = i_N$ is left.
+# - **One group is layer normalization.** $G = 1$: all channels fall into group 0, so the condition on $k_C$
+#   is always true, and $k_N = i_N$ is left.
 # - **$C$ groups are instance normalization.** $C/G = 1$: the condition reads $k_C = i_C$.
-# - **A batch of one makes batch normalization instance normalization.** With $N = 1$, $k_N = i_N$ always holds, so adding it to
-#   $k_C = i_C$ changes nothing.
-# - **Instance normalization is batch normalization of a reshaped batch.** See the $N C$ planes as the channels of a single sample,
-#   shape $(1, N C, H, W)$: "same channel" now means "same sample and channel".
-# - **On a matrix $(N, C)$, layer normalization is batch normalization, transposed.** One runs along the rows, the
-#   other along the columns.
+# - **A batch of one makes batch normalization instance normalization.** With $N = 1$, $k_N = i_N$ always
+#   holds, so adding it to $k_C = i_C$ changes nothing.
+# - **Instance normalization is batch normalization of a reshaped batch.** See the $N C$ planes as the
+#   channels of a single sample, shape $(1, N C, H, W)$: "same channel" now means "same sample and channel".
+# - **On a matrix $(N, C)$, layer normalization is batch normalization, transposed.** One runs along the rows,
+#   the other along the columns.
 
 # %% tags=["nbval-check-output"]
 x = x.detach()
@@ -315,10 +316,10 @@ for name, (left, right) in pairs.items():
     print(f"{name}: {torch.allclose(left, right, rtol=0, atol=1e-12)}")
 
 # %% [markdown]
-# **Mind $\gamma$ and $\beta$.** These equalities are about $\hat{x}$. The parameters do not follow: `GroupNorm(1, C)` has
-# one $\gamma$ per *channel*, `LayerNorm((C, H, W))` one per *element*. Every group normalization with one group can
-# be written as a layer normalization, by repeating its $\gamma$ over the positions. The other way works only if $\gamma$
-# happens to be constant within each channel.
+# **Mind $\gamma$ and $\beta$.** These equalities are about $\hat{x}$. The parameters do not follow:
+# `GroupNorm(1, C)` has one $\gamma$ per *channel*, `LayerNorm((C, H, W))` one per *element*. Every group
+# normalization with one group can be written as a layer normalization, by repeating its $\gamma$ over the
+# positions. The other way works only if $\gamma$ happens to be constant within each channel.
 
 # %% tags=["nbval-check-output"]
 gamma = torch.randn(c, dtype=torch.float64)
@@ -341,15 +342,15 @@ except RuntimeError as error:
 # ### What drops the mean: RMSNorm
 #
 # [RMSNorm](layer_norm.ipynb) keeps layer normalization's set and divides by the root mean square, without
-# subtracting anything: $y_i = x_i / \sqrt{\overline{x^2} + \varepsilon}$, the bar being the mean over $S_i$. Since
-# $\overline{x^2} = \sigma^2 + \mu^2$, the two agree where the mean is 0; and layer normalization is RMSNorm of the centred
-# input.
+# subtracting anything: $y_i = x_i / \sqrt{\overline{x^2} + \varepsilon}$, the bar being the mean over $S_i$.
+# Since $\overline{x^2} = \sigma^2 + \mu^2$, the two agree where the mean is 0; and layer normalization is
+# RMSNorm of the centred input.
 #
 # ### What has no index set: weight normalization
 #
-# [Weight Normalization](weight_norm.ipynb) does not look at activations at all. It writes each weight vector as
-# $w = g \, v / \|v\|$, a length times a direction. There is no batch, no set $S_i$, nothing that depends on data.
-# And yet the same formula is inside: $v/\|v\|$ is RMSNorm of the weight vector, but for a factor
+# [Weight Normalization](weight_norm.ipynb) does not look at activations at all. It writes each weight vector
+# as $w = g \, v / \|v\|$, a length times a direction. There is no batch, no set $S_i$, nothing that depends
+# on data. And yet the same formula is inside: $v/\|v\|$ is RMSNorm of the weight vector, but for a factor
 # $\sqrt{n}$, with $n$ the number of inputs.
 
 # %% tags=["nbval-check-output"]
@@ -373,16 +374,17 @@ print(
 # %% [markdown]
 # ## What is forgotten
 #
-# A shift and a positive factor that are *the same for all elements of a set* leave no trace ($\varepsilon = 0$):
+# A shift and a positive factor that are *the same for all elements of a set* leave no trace
+# ($\varepsilon = 0$):
 #
 # $$
 # \frac{(a x_i + b) - (a \mu + b)}{\sqrt{a^2 \sigma^2}}
 # = \frac{a (x_i - \mu)}{a \sigma} = \hat{x}_i
 # $$
 #
-# That line is the complete theory of what a normalization is blind to. Layer normalization forgets each sample's
-# brightness and contrast; batch normalization forgets each channel's; RMSNorm subtracts no mean, so it forgets the
-# factor only.
+# That line is the complete theory of what a normalization is blind to. Layer normalization forgets each
+# sample's brightness and contrast; batch normalization forgets each channel's; RMSNorm subtracts no mean, so
+# it forgets the factor only.
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -411,10 +413,11 @@ for change, changed in changes.items():
 #
 # ### The table of Ba, Kiros and Hinton, measured
 #
-# In a network the input of a normalization is $x W^\top$, so changes of the *weights* and of the *data* pass through it. The
-# [paper on Layer Normalization](https://arxiv.org/abs/1607.06450) lists in its Table 1 which of six changes
-# three techniques do not notice. Do not believe it, run it: a linear layer with random weights, random data, each change
-# once, in float64 with a tiny $\varepsilon$. RMSNorm, which came later, gets a line too.
+# In a network the input of a normalization is $x W^\top$, so changes of the *weights* and of the *data* pass
+# through it. The [paper on Layer Normalization](https://arxiv.org/abs/1607.06450) lists in its Table 1 which
+# of six changes three techniques do not notice. Do not believe it, run it: a linear layer with random
+# weights, random data, each change once, in float64 with a tiny $\varepsilon$. RMSNorm, which came later,
+# gets a line too.
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -466,14 +469,15 @@ print(
 
 # %% [markdown]
 # Read it by columns. Batch normalization ignores the length of every *single* weight vector; layer
-# normalization only that of the whole matrix, but it ignores the scale of every single case. And "one row for all" adds
-# the same number to all units of a case: layer normalization subtracts it, RMSNorm does not.
+# normalization only that of the whole matrix, but it ignores the scale of every single case. And "one row for
+# all" adds the same number to all units of a case: layer normalization subtracts it, RMSNorm does not.
 #
 # ## The backward pass, once for all
 #
-# Sets do not overlap, so each can be treated by itself. Take one with $m$ elements, write $\hat{g}_i$ for the gradient that
-# arrives at $\hat{x}_i$, and $r = 1/\sqrt{\sigma^2 + \varepsilon}$. An element reaches every $\hat{x}_i$ of its
-# set in three ways: directly, through $\mu$, and through $\sigma^2$. Two derivatives are needed,
+# Sets do not overlap, so each can be treated by itself. Take one with $m$ elements, write $\hat{g}_i$ for the
+# gradient that arrives at $\hat{x}_i$, and $r = 1/\sqrt{\sigma^2 + \varepsilon}$. An element reaches every
+# $\hat{x}_i$ of its set in three ways: directly, through $\mu$, and through $\sigma^2$. Two derivatives are
+# needed,
 #
 # $$
 # \frac{\partial \mu}{\partial x_k} = \frac{1}{m}, \qquad
@@ -495,13 +499,14 @@ print(
 # - \hat{x} \; \overline{\hat{g} \hat{x}} \big)
 # $$
 #
-# **The gradient, minus its mean, minus its part along $\hat{x}$, times $r$.** Only the bars know which technique it is.
-# For RMSNorm the first bar is missing, as the mean is.
+# **The gradient, minus its mean, minus its part along $\hat{x}$, times $r$.** Only the bars know which
+# technique it is. For RMSNorm the first bar is missing, as the mean is.
 #
-# Read $J/r$ as a matrix: the identity minus two rank-one projections, onto the vector of ones and onto $\hat{x}$.
-# These are the two directions that the forward pass forgets, shift and scale: what leaves the output alone must get
-# no gradient. With $\varepsilon = 0$ the eigenvalues of $J$ are therefore 0, twice, and $r$, $m - 2$ times. (An
-# $\varepsilon > 0$ lifts the second zero a little, to $r \varepsilon / (\sigma^2 + \varepsilon)$.)
+# Read $J/r$ as a matrix: the identity minus two rank-one projections, onto the vector of ones and onto
+# $\hat{x}$. These are the two directions that the forward pass forgets, shift and scale: what leaves the
+# output alone must get no gradient. With $\varepsilon = 0$ the eigenvalues of $J$ are therefore 0, twice, and
+# $r$, $m - 2$ times. (An $\varepsilon > 0$ lifts the second zero a little, to
+# $r \varepsilon / (\sigma^2 + \varepsilon)$.)
 
 # %% tags=["nbval-check-output"]
 from torch.autograd.functional import jacobian
@@ -524,9 +529,9 @@ J = jacobian(lambda x: rms_normalized(x, (0,), eps=0.0), x)
 print("rank for RMSNorm:", torch.linalg.matrix_rank(J).item(), "of", m)
 
 # %% [markdown]
-# For a whole tensor the Jacobian is a large matrix, and its picture *is* the index set: a dot at $(i, k)$ says that
-# $x_k$ reaches $\hat{x}_i$. Two samples, four channels, three positions; the elements in the order of memory, so that samples are
-# the two large blocks and channels the small ones.
+# For a whole tensor the Jacobian is a large matrix, and its picture *is* the index set: a dot at $(i, k)$
+# says that $x_k$ reaches $\hat{x}_i$. Two samples, four channels, three positions; the elements in the order
+# of memory, so that samples are the two large blocks and channels the small ones.
 
 # %% mystnb={"image": {"alt": "Four 24 by 24 matrices of dots. Batch: stripes that join both samples' elements of a channel. Layer: two large blocks on the diagonal. Instance: eight small blocks on the diagonal. Group: four blocks of middle size."}}
 import matplotlib.pyplot as plt
@@ -552,8 +557,9 @@ plt.close(figure)
 figure
 
 # %% [markdown]
-# The stripes of batch normalization are the only dots outside of the two diagonal blocks: it is the only technique
-# in which one sample's gradient flows into another's. And for all of them gradcheck agrees with autograd:
+# The stripes of batch normalization are the only dots outside of the two diagonal blocks: it is the only
+# technique in which one sample's gradient flows into another's. And for all of them gradcheck agrees with
+# autograd:
 
 # %% tags=["nbval-check-output"]
 x = torch.randn(2, 4, 2, 3, dtype=torch.float64, requires_grad=True)
@@ -562,22 +568,23 @@ for name, normalize in package.items():
     print(f"{name:9} gradcheck {torch.autograd.gradcheck(normalize, x)}")
 
 # %% [markdown]
-# An exercise below asks you for this backward pass, for any tuple of axes, without autograd. How exact and how fast
-# each layer is, how much memory it takes and what it does on a GPU is measured in its own chapter.
+# An exercise below asks you for this backward pass, for any tuple of axes, without autograd. How exact and
+# how fast each layer is, how much memory it takes and what it does on a GPU is measured in its own chapter.
 #
 # ## What normalization does to gradients
 #
-# Put weights $w$ before a normalization whose set holds everything that $w$ scales: a filter before batch normalization, a whole
-# weight matrix before any of the techniques. Then their length has no effect on the loss:
-# $f(a w) = f(w)$ for every $a > 0$. Two facts follow by differentiating this equation, in $w$ and in $a$:
+# Put weights $w$ before a normalization whose set holds everything that $w$ scales: a filter before batch
+# normalization, a whole weight matrix before any of the techniques. Then their length has no effect on the
+# loss: $f(a w) = f(w)$ for every $a > 0$. Two facts follow by differentiating this equation, in $w$ and in
+# $a$:
 #
 # $$
 # \nabla f(a w) = \frac{1}{a} \nabla f(w), \qquad
 # w \cdot \nabla f(w) = 0
 # $$
 #
-# Longer weights get shorter gradients; and the gradient is orthogonal to the weights (Euler's theorem on homogeneous functions).
-# Measured, on a network that reads digits:
+# Longer weights get shorter gradients; and the gradient is orthogonal to the weights (Euler's theorem on
+# homogeneous functions). Measured, on a network that reads digits:
 
 # %% tags=["nbval-check-output"]
 from torch.nn.functional import cross_entropy
@@ -618,11 +625,11 @@ print("gradient orthogonal to the weights:", abs(cosine.item()) < 1e-12)
 # $$
 #
 # **The weights can only grow.** While they do, they turn less and less: a step has the length
-# $\eta \|\nabla f\| \propto \eta / \|w\|$, and what counts is its size relative to $\|w\|$. So the number that decides
-# how fast the *function* changes is the **effective learning rate**
-# $\eta / \|w\|^2$ ([van Laarhoven 2017](https://arxiv.org/abs/1706.05350)). Weight decay pulls the other way:
-# it cannot regularize a function that ignores the length, but it keeps the weights short and so the effective
-# learning rate high. Train four times, with four weight decays, and watch the first layer's $\|w\|^2$:
+# $\eta \|\nabla f\| \propto \eta / \|w\|$, and what counts is its size relative to $\|w\|$. So the number
+# that decides how fast the *function* changes is the **effective learning rate** $\eta / \|w\|^2$
+# ([van Laarhoven 2017](https://arxiv.org/abs/1706.05350)). Weight decay pulls the other way: it cannot
+# regularize a function that ignores the length, but it keeps the weights short and so the effective learning
+# rate high. Train four times, with four weight decays, and watch the first layer's $\|w\|^2$:
 
 
 # %%
@@ -671,12 +678,13 @@ line_chart(
 # %% [markdown]
 # ### Four published claims, put to the test
 #
-# Each claim below is tested twice: here, briefly, and in full by `make claims`, whose record is shown. What counts as
-# "reproduces" is fixed beforehand, in the line *Holds if*. A test of the course puts the identity in the place of the
-# normalization, and sees each of the four fail.
+# Each claim below is tested twice: here, briefly, and in full by `make claims`, whose record is shown. What
+# counts as "reproduces" is fixed beforehand, in the line *Holds if*. A test of the course puts the identity
+# in the place of the normalization, and sees each of the four fail.
 #
-# **Only the effective learning rate counts.** Weights ten times as long, with a learning rate a hundred times as large: the same $\eta / \|w\|^2$,
-# so the same function at every step. The experiment is small enough to read:
+# **Only the effective learning rate counts.** Weights ten times as long, with a learning rate a hundred times
+# as large: the same $\eta / \|w\|^2$, so the same function at every step. The experiment is small enough to
+# read:
 
 # %%
 from normtutor.lab import claims
@@ -691,8 +699,9 @@ print(claims.recorded("one_formula.scale_invariance"))
 assert outcome.holds
 
 # %% [markdown]
-# **Where the weights come to rest.** Decay shrinks $\|w\|^2$ by $2 \eta \lambda \|w\|^2$ per step, the gradient adds
-# $\eta^2 \|\nabla f\|^2 = \eta^2 c^2 / \|w\|^2$, with $c$ the gradient's length at $\|w\| = 1$. They balance where
+# **Where the weights come to rest.** Decay shrinks $\|w\|^2$ by $2 \eta \lambda \|w\|^2$ per step, the
+# gradient adds $\eta^2 \|\nabla f\|^2 = \eta^2 c^2 / \|w\|^2$, with $c$ the gradient's length at $\|w\| = 1$.
+# They balance where
 #
 # $$
 # 2 \eta \lambda \|w\|^2 = \frac{\eta^2 c^2}{\|w\|^2}
@@ -725,15 +734,16 @@ line_chart(
 )
 
 # %% [markdown]
-# Put it into $\eta / \|w\|^2$, and the effective learning rate at rest is $\sqrt{2 \eta \lambda} / c$: **learning rate and weight decay are
-# one knob**, their product.
+# Put it into $\eta / \|w\|^2$, and the effective learning rate at rest is $\sqrt{2 \eta \lambda} / c$:
+# **learning rate and weight decay are one knob**, their product.
 #
 # ## What normalization does to signals
 #
-# Forward now. In a residual network each block adds something to a stream, $x \leftarrow x + f(x)$. If $f$ keeps the
-# scale of its input, the stream's variance doubles in every block: after thirty of them it is a billion. If the branch
-# is normalized first, it adds about the same amount every time, and the growth is linear. A *transition* block, which changes
-# the resolution, replaces the stream by a convolution of its normalized self, and so starts again.
+# Forward now. In a residual network each block adds something to a stream, $x \leftarrow x + f(x)$. If $f$
+# keeps the scale of its input, the stream's variance doubles in every block: after thirty of them it is a
+# billion. If the branch is normalized first, it adds about the same amount every time, and the growth is
+# linear. A *transition* block, which changes the resolution, replaces the stream by a convolution of its
+# normalized self, and so starts again.
 
 # %%
 outcome = claims.run("one_formula.signal_propagation")
@@ -756,15 +766,17 @@ line_chart(
 )
 
 # %% [markdown]
-# The teeth are of practical use: deep in a stage, a block adds little compared with the stream, so that the network is close to
-# the identity, and easy to train. Networks without normalization imitate this on purpose, by constants, as the paper
-# goes on to show.
+# The teeth are of practical use: deep in a stage, a block adds little compared with the stream, so each block
+# of a new network is close to the identity, which is what makes very deep residual networks trainable, as
+# [De & Smith 2020](https://arxiv.org/abs/2002.10444) argue. Networks without normalization imitate this on
+# purpose, by constants.
 #
 # ## Why does it help?
 #
-# The first explanation was *internal covariate shift*: while a network trains, the inputs of every layer keep moving, and
-# normalization holds them still. Santurkar and others tested it the direct way. Normalize, then spoil it: add noise after each normalization, with
-# a mean and a scale that are drawn anew at every step. The layers' inputs now move more than ever.
+# The first explanation was *internal covariate shift*: while a network trains, the inputs of every layer keep
+# moving, and normalization holds them still. Santurkar and others tested it the direct way. Normalize, then
+# spoil it: add noise after each normalization, with a mean and a scale that are drawn anew at every step. The
+# layers' inputs now move more than ever.
 
 # %%
 show_source(experiments.Noisy)
@@ -777,17 +789,17 @@ assert outcome.holds
 
 # %% [markdown]
 # So steadiness of the inputs is not what makes the difference. But read the caveat: with a learning rate ten
-# times smaller, the noisy network does fall behind. The result is "holding the inputs still is not *why* it trains", not "noise is free".
-# What the same authors put in its place, a smoother landscape, is measured in
-# [Batch Normalization](batch_norm.ipynb); and this chapter has shown you two more parts of the answer, gradients that
-# adapt to the weights' length and branches that add instead of multiply. There is no single reason, and the course does
-# not pretend there is.
+# times smaller, the noisy network does fall behind. The result is "holding the inputs still is not *why* it
+# trains", not "noise is free". What the same authors put in its place, a smoother landscape, is measured in
+# [Batch Normalization](batch_norm.ipynb); and this chapter has shown you two more parts of the answer,
+# gradients that adapt to the weights' length and branches that add instead of multiply. There is no single
+# reason, and the course does not pretend there is.
 #
 # ## Pitfalls
 #
-# **A reshape is not a transpose.** To get one row per channel of $(N, C, H, W)$, `x.reshape(C, -1)` is tempting. It
-# keeps the order in memory, in which the *sample* comes first, and cuts it into $C$ equal pieces: rows that mix
-# channels, without any error message.
+# **A reshape is not a transpose.** To get one row per channel of $(N, C, H, W)$, `x.reshape(C, -1)` is
+# tempting. It keeps the order in memory, in which the *sample* comes first, and cuts it into $C$ equal
+# pieces: rows that mix channels, without any error message.
 
 # %% tags=["nbval-check-output"]
 x = torch.zeros(2, 2, 1, 2)
@@ -796,9 +808,9 @@ print("reshape:  ", x.reshape(2, -1).tolist())
 print("transpose:", x.transpose(0, 1).reshape(2, -1).tolist())
 
 # %% [markdown]
-# **Sets that are too small.** Two elements, standardized, are $+1$ and $-1$: whatever they were, only their order is left. The Jacobian
-# has rank $m - 2 = 0$, so no gradient passes at all. That is batch normalization of vectors with a batch of two,
-# or instance normalization of 1×2 maps; a single element is always 0.
+# **Sets that are too small.** Two elements, standardized, are $+1$ and $-1$: whatever they were, only their
+# order is left. The Jacobian has rank $m - 2 = 0$, so no gradient passes at all. That is batch normalization
+# of vectors with a batch of two, or instance normalization of 1×2 maps; a single element is always 0.
 
 # %% tags=["nbval-check-output"]
 x = torch.tensor([[3.0, 50.0], [4.0, -900.0]], dtype=torch.float64, requires_grad=True)
@@ -808,8 +820,8 @@ print("output:  ", y.detach().round(decimals=6).tolist())
 print("gradient is zero:", (x.grad.abs().max() < 1e-12).item())
 
 # %% [markdown]
-# **$\varepsilon$ is a length scale.** All invariances end where $\sigma^2$ comes near $\varepsilon$. Shrink the input (small
-# weights, strong decay, a dim image) and the output shrinks with it:
+# **$\varepsilon$ is a length scale.** All invariances end where $\sigma^2$ comes near $\varepsilon$. Shrink
+# the input (small weights, strong decay, a dim image) and the output shrinks with it:
 
 # %% tags=["nbval-check-output"]
 x = torch.tensor([-1.0, 1.0], dtype=torch.float64)
@@ -818,13 +830,13 @@ for scale in (1, 1e-1, 1e-2, 1e-3):
     print(f"σ = {scale:5g}: normalized to ±{y[1].item():.3f}")
 
 # %% [markdown]
-# **Weight decay before a normalization is not regularization.** It sets the effective learning rate; excluding it "to
-# regularize less" changes how fast you train. The one place where it does regularize is what no normalization follows: the
-# last layer, and $\gamma$.
+# **Weight decay before a normalization is not regularization.** It sets the effective learning rate;
+# excluding it "to regularize less" changes how fast you train. Where no normalization follows, as after the
+# last layer, it does regularize.
 #
-# **The axes have names only in your head.** `LayerNorm(C)` on $(N, C, H, W)$ fails or, if $W = C$, silently normalizes along the
-# width; `InstanceNorm1d` takes a matrix $(N, D)$ for one unbatched sample. The chapters on
-# [layer](layer_norm.ipynb) and [instance normalization](instance_norm.ipynb) come back to this.
+# **The axes have names only in your head.** `LayerNorm(C)` on $(N, C, H, W)$ fails or, if $W = C$, silently
+# normalizes along the width; `InstanceNorm1d` takes a matrix $(N, D)$ for one unbatched sample. The chapters
+# on [layer](layer_norm.ipynb) and [instance normalization](instance_norm.ipynb) come back to this.
 
 # %% tags=["nbval-check-output"]
 square = torch.randn(2, 4, 4, 4)  # (N, C, H, W) with W = C
@@ -836,9 +848,9 @@ print("mean over the width is 0:", y.mean(3).abs().max().item() < 1e-5)
 # ## Exercises
 #
 # Eight tasks, from a first success in a minute to an open challenge. Write your answer in the cell under each
-# statement and run it: the checker says what is right already, and which mistake it sees. `hint("…")` gives the next
-# hint, `solution("…")` the reference. Nothing leaves your machine; your progress is in `normtutor_progress.json`
-# beside the notebook.
+# statement and run it: the checker says what is right already, and which mistake it sees. `hint("…")` gives
+# the next hint, `solution("…")` the reference. Nothing leaves your machine; your progress is in
+# `normtutor_progress.json` beside the notebook.
 
 # %%
 from normtutor.exercises import check, progress, statement
@@ -1003,7 +1015,8 @@ progress()
 #
 # Choose an answer by opening it.
 #
-# **1. A tensor $(16, 32, 8, 8)$, group normalization with 8 groups. How many means, and how many elements in each set?**
+# **1. A tensor $(16, 32, 8, 8)$, group normalization with 8 groups. How many means, and how many elements in
+# each set?**
 #
 # <details>
 # <summary>8 means over 4096 elements</summary>
@@ -1024,7 +1037,8 @@ progress()
 #
 # </details>
 #
-# **2. You multiply one image of a batch by 5. Which technique, in training, changes the output for the *other* images?**
+# **2. You multiply one image of a batch by 5. Which technique, in training, changes the output for the
+# *other* images?**
 #
 # <details>
 # <summary>All of them</summary>
@@ -1035,7 +1049,8 @@ progress()
 # <details>
 # <summary>Batch normalization only</summary>
 #
-# Yes. Its sets are the only ones that run over samples: one bright image moves the mean and the variance of every channel.
+# Yes. Its sets are the only ones that run over samples: one bright image moves the mean and the variance of
+# every channel.
 #
 # </details>
 # <details>
@@ -1045,18 +1060,21 @@ progress()
 #
 # </details>
 #
-# **3. The gradient that leaves a normalization backwards has, over each set, which two properties? ($\varepsilon = 0$)**
+# **3. The gradient that leaves a normalization backwards has, over each set, which two properties?
+# ($\varepsilon = 0$)**
 #
 # <details>
 # <summary>Mean 0 and variance 1</summary>
 #
-# Half right. The mean is 0; but the gradient is not standardized, its size is that of $\hat{g}$ times $r$ or less.
+# Half right. The mean is 0; but the gradient is not standardized, its size is that of $\hat{g}$ times $r$ or
+# less.
 #
 # </details>
 # <details>
 # <summary>Mean 0, and orthogonal to x̂</summary>
 #
-# Yes. These are the two directions in which the input can move without changing the output: a shift and a scaling.
+# Yes. These are the two directions in which the input can move without changing the output: a shift and a
+# scaling.
 #
 # </details>
 # <details>
@@ -1066,8 +1084,8 @@ progress()
 #
 # </details>
 #
-# **4. A network with a normalization after every layer is trained by SGD without weight decay, at a constant learning rate.
-# What happens to its effective learning rate?**
+# **4. A network with a normalization after every layer is trained by SGD without weight decay, at a constant
+# learning rate. What happens to its effective learning rate?**
 #
 # <details>
 # <summary>It stays: the learning rate is constant</summary>
@@ -1111,15 +1129,18 @@ progress()
 #
 # ## References
 #
-# - Wu, He: [Group Normalization](https://arxiv.org/abs/1803.08494), 2018. Section 3.1: the index sets of all four.
+# - Wu, He: [Group Normalization](https://arxiv.org/abs/1803.08494), 2018. Section 3.1: the index sets of all
+#   four.
 # - Ioffe, Szegedy: [Batch Normalization](https://arxiv.org/abs/1502.03167), 2015.
 # - Ba, Kiros, Hinton: [Layer Normalization](https://arxiv.org/abs/1607.06450), 2016. Table 1: the invariances.
 # - Ulyanov, Vedaldi, Lempitsky: [Instance Normalization](https://arxiv.org/abs/1607.08022), 2016.
 # - Salimans, Kingma: [Weight Normalization](https://arxiv.org/abs/1602.07868), 2016.
 # - Zhang, Sennrich: [Root Mean Square Layer Normalization](https://arxiv.org/abs/1910.07467), 2019.
-# - van Laarhoven: [L2 Regularization versus Batch and Weight Normalization](https://arxiv.org/abs/1706.05350), 2017. The
-#   effective learning rate.
+# - van Laarhoven: [L2 Regularization versus Batch and Weight
+#   Normalization](https://arxiv.org/abs/1706.05350), 2017. The effective learning rate.
 # - Brock, De, Smith: [Characterizing Signal Propagation to Close the Performance Gap in Unnormalized
 #   ResNets](https://arxiv.org/abs/2101.08692), 2021. The saw-tooth.
+# - De, Smith: [Batch Normalization Biases Residual Blocks Towards the Identity Function in Deep
+#   Networks](https://arxiv.org/abs/2002.10444), 2020.
 # - Santurkar, Tsipras, Ilyas, Mądry: [How Does Batch Normalization Help
 #   Optimization?](https://arxiv.org/abs/1805.11604), 2018. The noise.
