@@ -87,11 +87,11 @@ data = digits()
 contrasts = [1.0, 0.5, 0.2, 0.1]
 
 
-def small_network(norm):
+def small_network(norm, bias=False):
     torch.manual_seed(0)
     steps = []
     for channels in (1, 16):
-        conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        conv = nn.Conv2d(channels, 16, 3, padding=1, bias=bias)
         steps += [conv, build_norm(norm, (1, 16, 8, 8)), nn.ReLU()]
     return nn.Sequential(*steps, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 10))
 
@@ -123,10 +123,29 @@ assert dimmed["batch"][-1] < dimmed["batch"][0] - 0.2, "batch should mind it"
 # %% [markdown]
 # Four lines are level: their sets lie within one image, so the image's contrast cancels. Batch Normalization
 # takes its statistics from the training batches (in evaluation it keeps them) and holds dim images against
-# them. (The plain network hands the factor through to its last layer, since neither a ReLU nor a convolution
-# without bias minds it; with a bias, layer and group normalization would lose a little too.) That is no
-# verdict: where contrast *is* content (an X-ray, say), forgetting it is the fault. It is the point of this
-# chapter: **the set decides what is forgotten**.
+# them. The plain network hands the factor through to its last layer, since neither a ReLU nor a convolution
+# without bias minds it.
+#
+# That the convolutions have no bias matters. A bias does not dim with the image; who forgets it?
+
+# %%
+for norm in ("layer", "instance"):
+    network = small_network(norm, bias=True)
+    train(network, data.train_images, data.train_labels, steps=120, lr=0.1)
+    biased = [
+        accuracy(network, contrast * data.test_images, data.test_labels)
+        for contrast in contrasts
+    ]
+    print(f"{norm:9}" + "".join(f"{right:8.1%}" for right in biased))
+    level = abs(biased[-1] - biased[0]) < 0.05
+    assert level is (norm == "instance"), "only instance normalization forgets the bias"
+
+# %% [markdown]
+# The bias is one number per channel. Instance normalization, with a mean for each channel, subtracts it. Layer
+# normalization, with one mean for all channels, does not.
+#
+# None of this is a verdict: where contrast *is* content (an X-ray, say), forgetting it is the fault. It is the
+# point of this chapter: **the set decides what is forgotten**.
 #
 # ## Four index sets
 #
@@ -770,6 +789,9 @@ line_chart(
 # of a new network is close to the identity, which is what makes very deep residual networks trainable, as
 # [De & Smith 2020](https://arxiv.org/abs/2002.10444) argue. Networks without normalization imitate this on
 # purpose, by constants.
+#
+# Where there is no stream, *where* the normalization stands decides whether fifty layers still know which
+# sample they saw. That is this chapter's challenge, at the end.
 #
 # ## Why does it help?
 #

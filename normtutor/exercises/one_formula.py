@@ -286,7 +286,7 @@ def standardize(x, axes, eps):
         ),
         Mistake(
             "not_centred",
-            "You divide by the deviation but do not subtract the mean.",
+            "You divide by the deviation but do not subtract the mean: the output still depends on a shift.",
             {"return (x - mean)": "return x"},
         ),
         Mistake(
@@ -656,7 +656,7 @@ def normalize(x, technique, groups, eps):
         ),
         Mistake(
             "fixed_eps",
-            "You use an ε of your own, not the argument.",
+            "You use an ε of your own, not the argument. Where variances are small, ε decides the output.",
             {"var + eps": "var + 1e-5"},
         ),
         Mistake(
@@ -666,7 +666,7 @@ def normalize(x, technique, groups, eps):
         ),
         Mistake(
             "no_root",
-            "You divide by the variance, without the root.",
+            "You divide by the variance, without the root: the spread comes out as 1/σ.",
             {"torch.sqrt(var + eps)": "(var + eps)"},
         ),
         Mistake(
@@ -797,17 +797,18 @@ def normalize(x, technique, groups, eps):
         ),
         Mistake(
             "images_only",
-            "Your axes fit (N, C, H, W) only.",
+            "Your axes fit (N, C, H, W) only. A sequence (N, C, L) has no axis 3, a volume one more.",
             {"rest = list(range(2, x.dim()))": "rest = [2, 3]"},
         ),
         Mistake(
             "not_centred",
-            "You subtract no mean at all. Only RMS does without it.",
+            "You subtract no mean at all. Only RMS does without it; the others would no longer forget a shift.",
             {'0 if technique == "rms" else parts.mean(dim=dims, keepdim=True)': "0"},
         ),
         Mistake(
             "statistics_detached",
-            "Your output is right, your gradient is not: you cut the statistics out of the graph.",
+            "Your output is right, your gradient is not: you cut the variance out of the graph, and with it one of "
+            "the two terms that keep the gradient off the forgotten directions.",
             {"torch.sqrt(var + eps)": "torch.sqrt(var.detach() + eps)"},
         ),
         Mistake(
@@ -826,7 +827,8 @@ def normalize(x, technique, groups, eps):
         ),
         Mistake(
             "shape_lost",
-            "Your output still has the axis of the groups. Bring it back to the shape of `x`.",
+            "Your output still has the axis of the groups. Bring it back to the shape of `x`: the next layer "
+            "expects its channels in one axis.",
             {"return y.reshape(x.shape)": "return y"},
         ),
         Mistake(
@@ -893,8 +895,8 @@ $\varepsilon$ is too small to matter, there is no $\gamma$ or $\beta$; `"batch"`
 """,
     starter="\ninvariant = {\n" + "\n".join(f'    "{name}": ...,' for name in _OPTIONS) + "\n}\n",
     hints=(
-        "A change does nothing if, within each set $S_i$, it is one shift and one positive factor for all "
-        "its elements. So ask: is the number the same for all elements of the set?".replace("$S_i$", "S"),
+        "A change does nothing if, within each set, it is one shift and one positive factor for all its "
+        "elements. So ask: is the number the same for all elements of the set?",
         "A set of Batch Normalization holds several samples; a set of Layer or Group Normalization holds "
         "several channels; a set of Instance Normalization holds one of each.",
         "Without the mean, a shift is not taken out.",
@@ -1146,12 +1148,13 @@ def standardize_backward(grad, x, axes, eps):
         ),
         Mistake(
             "eps_missing",
-            "You leave ε out of the root, but the forward pass had it.",
+            "You leave ε out of the root, but the forward pass had it: where variances are small, your gradient is "
+            "that of another function.",
             {"torch.sqrt(var + eps)": "torch.sqrt(var)"},
         ),
         Mistake(
             "no_root",
-            "You divide by the variance, not by its root.",
+            "You divide by the variance, not by its root: your gradient is off by a factor 1/σ.",
             {"1 / torch.sqrt(var + eps)": "1 / (var + eps)"},
         ),
         Mistake(
@@ -1355,6 +1358,11 @@ rates = {
             {"16**0.25": "16", "16**-0.25": "1 / 16"},
         ),
         Mistake(
+            "decay_like_rate",
+            "You let a larger decay lengthen the weights. It pulls them in: λ stands under the fraction line.",
+            {"16**-0.25": "16**+0.25"},
+        ),
+        Mistake(
             "growth_inverted",
             "You swapped the two: a larger learning rate lengthens the settled weights, a larger decay "
             "shortens them.",
@@ -1382,10 +1390,7 @@ def _probe_deep(step: Callable[..., Any], draw: Draw) -> Observations:
         return h, scales
 
     z = samples.clone()
-    first = returned(step(z), step)
-    if first.shape != samples.shape:
-        first = samples.new_full((), torch.nan)
-    yield "the shape stays", first.shape == samples.shape
+    yield "the shape stays", returned(step(z), step).shape == samples.shape
     yield "the input is unchanged", unchanged(z, samples, "in_place")
     # Of a map that is linear but for a factor per sample, f(a + b) lies in the plane of f(a) and f(b).
     rows = returned(step(torch.cat([samples, samples[:1] + samples[1:2]])), step)
