@@ -802,13 +802,13 @@ def normalize(x, technique, groups, eps):
         ),
         Mistake(
             "not_centred",
-            "You subtract no mean at all. Only RMS does without it; the others would no longer forget a shift.",
+            "You subtract no mean at all. Only RMS does without it; the others forget a shift.",
             {'0 if technique == "rms" else parts.mean(dim=dims, keepdim=True)': "0"},
         ),
         Mistake(
             "statistics_detached",
-            "Your output is right, your gradient is not: you cut the variance out of the graph, and with it one of "
-            "the two terms that keep the gradient off the forgotten directions.",
+            "Your output is right, your gradient is not: you cut the variance out of the graph, and "
+            "with it one of the two terms that keep the gradient off the forgotten directions.",
             {"torch.sqrt(var + eps)": "torch.sqrt(var.detach() + eps)"},
         ),
         Mistake(
@@ -1148,8 +1148,8 @@ def standardize_backward(grad, x, axes, eps):
         ),
         Mistake(
             "eps_missing",
-            "You leave ε out of the root, but the forward pass had it: where variances are small, your gradient is "
-            "that of another function.",
+            "You leave ε out of the root, but the forward pass had it: where variances are small, yours is "
+            "the gradient of another function.",
             {"torch.sqrt(var + eps)": "torch.sqrt(var)"},
         ),
         Mistake(
@@ -1359,7 +1359,7 @@ rates = {
         ),
         Mistake(
             "decay_like_rate",
-            "You let a larger decay lengthen the weights. It pulls them in: λ stands under the fraction line.",
+            "You let a larger decay lengthen the weights. It pulls them in: λ divides.",
             {"16**-0.25": "16**+0.25"},
         ),
         Mistake(
