@@ -112,7 +112,7 @@ line_chart(
     xlabel="test images dimmed by a factor of (log)",
     ylabel="test accuracy",
     xscale="log",
-    title="Same formula, different sets: one of them minds the dark",
+    title="Only one of the sets minds the dark",
 )
 
 # %%
