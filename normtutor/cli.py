@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--timeout", type=_seconds, default=20.0, metavar="SECONDS", help="for one exercise; default: 20"
     )
-    verb(
+    progress = verb(
         "progress",
         _progress,
         "show which exercises are passed in this folder",
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "normtutor_progress.json in this folder, or the file that the environment variable "
         "NORMTUTOR_PROGRESS names.",
     )
+    progress.add_argument("chapter", nargs="?", help="for example batch_norm; default: all")
     return parser
 
 
@@ -135,7 +136,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from normtutor.exercises.answers import BadFile, grade_file
 
     try:
-        graded = grade_file(arguments.file, arguments.present, arguments.timeout)
+        ids, graded = grade_file(arguments.file, arguments.present, arguments.timeout)
     except BadFile as bad:
         raise Bad(str(bad)) from None
     if arguments.json:
@@ -143,16 +144,16 @@ def _check(arguments: argparse.Namespace) -> int:
         verdicts = list(graded)
         _print_json([{key: getattr(verdict, key) for key in keys} for verdict in verdicts])
     else:
-        verdicts = _print_as_they_come(graded)
+        verdicts = _print_as_they_come(ids, graded)
     return 0 if all(verdicts) else 1
 
 
-def _print_as_they_come(graded: Iterator[Any]) -> list[Any]:
+def _print_as_they_come(ids: Sequence[str], graded: Iterator[Any]) -> list[Any]:
     """Print the table row by row, then what is wrong."""
     from normtutor.exercises.registry import exercises
     from normtutor.exercises.verdict import NOT_IN_FILE
 
-    width = max(map(len, exercises()))
+    width = max(map(len, ids))
     print(f"{'exercise':{width}}  status")
     verdicts = []
     for verdict in graded:
@@ -175,11 +176,15 @@ def _print_as_they_come(graded: Iterator[Any]) -> list[Any]:
 def _progress(arguments: argparse.Namespace) -> int:
     from normtutor import exercises
 
+    try:
+        rows = exercises.progress_rows(arguments.chapter)
+    except ValueError as unknown:
+        raise Bad(str(unknown)) from None
     if arguments.json:
         keys = ("id", "status", "title")
-        _print_json([dict(zip(keys, row, strict=True)) for row in exercises.progress_rows()])
+        _print_json([dict(zip(keys, row, strict=True)) for row in rows])
     else:
-        exercises.progress()
+        exercises.progress(arguments.chapter)
     return 0
 
 

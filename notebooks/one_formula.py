@@ -1030,7 +1030,7 @@ check("one_formula.deep", step)
 
 
 # %%
-progress()
+progress("one_formula")
 
 # %% [markdown]
 # ## Quiz

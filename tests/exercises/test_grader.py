@@ -299,8 +299,10 @@ def test_an_unknown_id_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) 
     for function in (exercises.hint, exercises.solution, exercises.statement):
         with pytest.raises(ValueError, match="Did you mean"):
             function("Batch_Norm.Layer")
-        with pytest.raises(ValueError, match=r"The exercises are batch_norm\.forward, "):
+        with pytest.raises(ValueError, match=r"The chapters are one_formula, batch_norm, .*progress\(\)"):
             function("nothing")
+        with pytest.raises(ValueError, match=r"exercises are batch_norm\.forward, batch_norm\.running, "):
+            function("batch_norm.something_else_entirely")
     with pytest.raises(ValueError, match=r"Did you mean 'batch_norm\.fold'"):
         grade("fold", None)
 

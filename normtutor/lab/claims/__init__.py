@@ -64,7 +64,7 @@ class Claim:
     @property
     def band(self) -> str:
         """The band in words, as the function that decides describes itself."""
-        return (self.holds.__doc__ or "").strip()
+        return " ".join((self.holds.__doc__ or "").split())
 
 
 @dataclass(frozen=True)
