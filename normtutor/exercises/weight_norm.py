@@ -1001,10 +1001,6 @@ def _start(layer: nn.Module) -> Observations:
         Holds(largest < 1, f"the largest |v| is {largest:.3f}", "v_standard_normal"),
     )
     yield (
-        "v below 1 at the start",
-        Holds(largest < 1, f"the largest |v| is {largest:.3f}", "v_standard_normal"),
-    )
-    yield (
         "v at the start",
         Holds(drawn, f"the largest |v| is {largest:.3f}, expected random values up to {bound:.3f}"),
     )
@@ -1077,7 +1073,7 @@ layer with the weight $g\,v/\lVert v\rVert$, one length for each output. The che
 - **state**: parameters `weight_g` of shape $(C_{out}, 1)$ and `weight_v` of shape $(C_{out}, C_{in})$, and
   `bias` of shape $(C_{out},)$ unless `bias=False`; nothing else in the state dict, which
   torch's `parametrizations.weight_norm(nn.Linear(…))` then loads;
-- **the start**: `weight_v` as `nn.Linear` draws its weight, uniformly between $\pm 1/\sqrt{C_{in}}$, and
+- **the start**: `weight_v` as `nn.Linear` draws its weight, uniformly within ±1/√`in_features`, and
   $g = \lVert v\rVert$: a new layer computes what a plain one would;
 - **the forward pass**: the output for $(N, C_{in})$ and $(N, T, C_{in})$, and all gradients; in evaluation
   the same; `weight_v` is not changed by it, nor is the input; no $\varepsilon$, however small $v$ is;

@@ -52,5 +52,6 @@ class MLP(nn.Sequential):
         """
         x = input
         for module in self:
-            x = module.initialize(x) if hasattr(module, "initialize") else module(x)
+            step: Callable[[Tensor], Tensor] = getattr(module, "initialize", module)
+            x = step(x)
         return x
