@@ -866,7 +866,7 @@ parameter loses. """,
     starter="""
 def parameter_groups(network, decay):
     decayed, spared = [], []
-    for name, parameter in network.named_parameters():
+    for parameter in network.parameters():
         (decayed if parameter.dim() > 1 else spared).append(parameter)
     return [
         {"params": decayed, "weight_decay": decay},
