@@ -24,12 +24,13 @@ def test_the_band_of_the_initialization() -> None:
 
 def test_the_band_of_the_learning_rates() -> None:
     def accuracies(*values: float) -> dict:
-        return {"accuracy": dict(zip(("0.01", "0.1", "1.0"), ([v] for v in values), strict=True))}
+        return {"accuracy": dict(zip(("0.001", "0.01", "0.1", "1.0"), ([v] for v in values), strict=True))}
 
     holds = ALL["weight_norm.high_learning_rates"].holds
-    assert holds(accuracies(0.81, 0.9, 0.81))
-    assert not holds(accuracies(0.95, 0.95, 0.7))
-    assert not holds(accuracies(0.7, 0.95, 0.95))  # it must train at the low rate too
+    assert holds(accuracies(0.1, 0.81, 0.9, 0.81))
+    assert holds(accuracies(0.9, 0.9, 0.9, 0.1))  # the range counts, not where it lies
+    assert not holds(accuracies(0.1, 0.95, 0.95, 0.7))
+    assert not holds(accuracies(0.1, 0.1, 0.1, 0.1))
 
 
 def test_the_band_of_the_convergence() -> None:
