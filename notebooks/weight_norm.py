@@ -17,9 +17,9 @@
 # Write every weight vector as a length times a direction, and learn the two apart. Nothing is done to an
 # activation. Tim Salimans and Diederik Kingma published it in [2016](https://arxiv.org/abs/1602.07868).
 #
-# In this chapter you derive it forward and backward, see why the length of $v$ only ever grows, build the layer, load
-# checkpoints from torch and into it, and find out which part of its reputation is the parameterization and which is
-# the initialization that came with it. Then you write it yourself, graded.
+# In this chapter you derive it forward and backward, see why the length of $v$ only ever grows, build the
+# layer, load checkpoints from torch and into it, and find out which part of its reputation is the
+# parameterization and which is the initialization that came with it. Then you write it yourself, graded.
 #
 # You need: Python, PyTorch tensors, the chain rule. The chapter runs top to bottom in under a minute, on a CPU
 # or a GPU.
@@ -52,13 +52,13 @@ if importlib.util.find_spec("normtutor") is None:
 # %% [markdown]
 # ## What it is for
 #
-# The other techniques of this course measure activations, and divide by what they find. That couples things: the
-# samples of a batch in Batch Normalization, the units of a layer in Layer Normalization. Weight Normalization measures the
-# *weights*. They are the same for every sample, so nothing is coupled, training and inference are the same function,
-# and a batch of one is as good as any.
+# The other techniques of this course measure activations, and divide by what they find. That couples things:
+# the samples of a batch in Batch Normalization, the units of a layer in Layer Normalization. Weight
+# Normalization measures the *weights*. They are the same for every sample, so nothing is coupled, training and
+# inference are the same function, and a batch of one is as good as any.
 #
-# It has no index set $S_i$, and no row in this course's catalog of techniques: there is no layer to put between two others.
-# It replaces the linear layer or the convolution itself.
+# It has no index set $S_i$, and no row in this course's catalog of techniques: there is no layer to put between
+# two others. It replaces the linear layer or the convolution itself.
 
 # %%
 import copy
@@ -81,9 +81,9 @@ inputs, test_inputs = data.train_images.flatten(1), data.test_images.flatten(1)
 # %% [markdown]
 # ## The problem, felt
 #
-# A multilayer perceptron with eight hidden layers, on the 8×8 digits of scikit-learn. Two hundred steps of plain
-# gradient descent, learning rate 0.01. Batch Normalization makes it train; but show it one image at a time, as in
-# online or reinforcement learning, and it has no variance to divide by.
+# A multilayer perceptron with eight hidden layers, on the 8×8 digits of scikit-learn. Two hundred steps of
+# plain gradient descent, learning rate 0.01. Batch Normalization makes it train; but show it one image at a
+# time, as in online or reinforcement learning, and it has no variance to divide by.
 
 # %%
 SIZES = [64] + [64] * 8 + [10]
@@ -132,8 +132,8 @@ assert right["the same, initialized from data"] > 0.8
 # w = g \, \frac{v}{\lVert v \rVert}, \qquad \lVert v \rVert = \sqrt{\textstyle\sum_j v_j^2}
 # $$
 #
-# so that $\lVert w \rVert = |g|$ whatever $v$ is. A layer has many units; its weight is a tensor, and `dim` names the
-# axis whose indices have a length each. The norm runs over all other axes:
+# so that $\lVert w \rVert = |g|$ whatever $v$ is. A layer has many units; its weight is a tensor, and `dim`
+# names the axis whose indices have a length each. The norm runs over all other axes:
 #
 # | layer | weight | `dim` | $g$ |
 # |---|---|---|---|
@@ -142,8 +142,8 @@ assert right["the same, initialized from data"] > 0.8
 # | transposed convolution | $(C_{in}, C_{out}, K, K)$ | 1 | $(1, C_{out}, 1, 1)$ |
 # | any, one length for all | any | None | $()$ |
 #
-# Mind the third line. A transposed convolution has its output axis second, and torch's default, `dim=0`, gives a
-# length to each *input* channel. That runs and trains; it just is not what the formula says of a unit. An
+# Mind the third line. A transposed convolution has its output axis second, and torch's default, `dim=0`, gives
+# a length to each *input* channel. That runs and trains; it just is not what the formula says of a unit. An
 # exercise lets you spot it.
 
 
@@ -156,8 +156,8 @@ def forward(v, g, dim=0):
 
 
 # %% [markdown]
-# By hand, for two units: $v = (3, 4)$ has length 5, so with $g = 10$ the weight is $(6, 8)$. And $v = (30, 40)$ with
-# $g = 10$? The same: the length of $v$ is divided out. A negative $g$ turns the vector round.
+# By hand, for two units: $v = (3, 4)$ has length 5, so with $g = 10$ the weight is $(6, 8)$. And $v = (30, 40)$
+# with $g = 10$? The same: the length of $v$ is divided out. A negative $g$ turns the vector round.
 
 # %% tags=["nbval-check-output"]
 v = torch.tensor([[3.0, 4.0], [30.0, 40.0], [3.0, 4.0]])
@@ -165,9 +165,9 @@ g = torch.tensor([[10.0], [10.0], [-10.0]])
 print(forward(v, g))
 
 # %% [markdown]
-# Two consequences, which are the whole chapter in a nutshell: scaling $v$ changes nothing, so the loss cannot see the length of
-# $v$; and scaling $g$ scales the unit's output, so **pre-activations are as large as $g$ and the input
-# make them**. Weight Normalization does not normalize what comes out.
+# Two consequences, which are the whole chapter in a nutshell: scaling $v$ changes nothing, so the loss cannot
+# see the length of $v$; and scaling $g$ scales the unit's output, so **pre-activations are as large as $g$ and
+# the input make them**. Weight Normalization does not normalize what comes out.
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -185,8 +185,8 @@ print(
 # %% [markdown]
 # ## The backward pass
 #
-# Let $r = \nabla_w L$ be the gradient that arrives at the weight of one unit, and $\hat{v} = v / \lVert v \rVert$ the
-# unit vector. Two gradients are wanted. Step by step:
+# Let $r = \nabla_w L$ be the gradient that arrives at the weight of one unit, and
+# $\hat{v} = v / \lVert v \rVert$ the unit vector. Two gradients are wanted. Step by step:
 #
 # **1. The length.** $w = g \hat{v}$ is linear in $g$, so
 #
@@ -203,8 +203,8 @@ print(
 # = \frac{2 v_k}{2 \sqrt{\sum_j v_j^2}} = \hat{v}_k
 # $$
 #
-# **3. The unit vector** $\hat{v}_j = v_j \lVert v \rVert^{-1}$ moves, by the product rule, with $\delta_{jk} = 1$ if $j = k$,
-# else 0:
+# **3. The unit vector** $\hat{v}_j = v_j \lVert v \rVert^{-1}$ moves, by the product rule, with
+# $\delta_{jk} = 1$ if $j = k$, else 0:
 #
 # $$
 # \begin{aligned}
@@ -214,7 +214,8 @@ print(
 # \end{aligned}
 # $$
 #
-# **4. Sum over the elements of $w$**, $\partial L / \partial v_k = \sum_j r_j \, g \, \partial \hat{v}_j / \partial v_k$:
+# **4. Sum over the elements of $w$**,
+# $\partial L / \partial v_k = \sum_j r_j \, g \, \partial \hat{v}_j / \partial v_k$:
 #
 # $$
 # \nabla_v L = \frac{g}{\lVert v \rVert} \big( r - (r \cdot \hat{v}) \, \hat{v} \big)
@@ -258,12 +259,13 @@ print("closed form equals finite differences:", equal)
 print("∇v ⟂ v:", abs(closed_form[0] @ v).item() < 1e-12)
 
 # %% [markdown]
-# Compare with Batch Normalization, whose gradient loses its mean and its part along $\hat{x}$: the same geometry, in
-# weight space. What is divided out forward is projected out backward.
+# Compare with Batch Normalization, whose gradient loses its mean and its part along $\hat{x}$: the same
+# geometry, in weight space. What is divided out forward is projected out backward.
 #
 # ### The length of v only grows
 #
-# A step of gradient descent, $v' = v - \eta \nabla_v L$, goes at a right angle to $v$. Pythagoras gives the new length:
+# A step of gradient descent, $v' = v - \eta \nabla_v L$, goes at a right angle to $v$. Pythagoras gives the new
+# length:
 #
 # $$
 # \lVert v' \rVert^2 = \lVert v \rVert^2 + \eta^2 \lVert \nabla_v L \rVert^2
@@ -307,9 +309,10 @@ print("lengths that shrank in 100 steps:", shrunk)
 # \end{aligned}
 # $$
 #
-# So $w$ moves with the **effective learning rate** $\eta \, (g / \lVert v \rVert)^2$. If the rate is too large, $\nabla_v$ is
-# large, $v$ grows, the effective rate falls: it adjusts itself. The argument can be made exact. Since $\nabla_v \propto 1/\lVert v \rVert$,
-# the squared length grows by $\eta^2 c / \lVert v \rVert^2$ a step, hence
+# So $w$ moves with the **effective learning rate** $\eta \, (g / \lVert v \rVert)^2$. If the rate is too large,
+# $\nabla_v L$ is large, $v$ grows, the effective rate falls: it adjusts itself. How far? Suppose that the
+# gradient in $w$ keeps its size. Then $\nabla_v L \propto 1/\lVert v \rVert$, the squared length grows by
+# $\eta^2 c / \lVert v \rVert^2$ a step with some constant $c$, hence
 # $\lVert v \rVert^4 \approx \lVert v_0 \rVert^4 + 2 \eta^2 c \, t$. After a while the start is forgotten, and
 # $\eta / \lVert v \rVert^2 \approx 1 / \sqrt{2 c t}$, **in which $\eta$ no longer occurs**.
 #
@@ -350,7 +353,8 @@ with torch.no_grad():
 train_apart(a, 50, lr_v=0.1, lr_rest=0.1)
 train_apart(b, 50, lr_v=0.1 * 100, lr_rest=0.1)
 x = test_inputs.double()
-print("v × 10 and its rate × 100, same logits:", torch.allclose(a(x), b(x), atol=1e-9))
+same = torch.allclose(a(x), b(x), atol=1e-9)
+print("v × 10 and its rate × 100, same logits:", same)
 
 # %% [markdown]
 # Then the self-adjustment. One hidden layer, initialized from data, four learning rates that span a factor of a
@@ -386,12 +390,13 @@ line_chart(
 )
 
 # %% [markdown]
-# Where a single step is longer than $v$ itself, it alone sets the new length, $\lVert v \rVert \approx \eta \lVert \nabla_v L \rVert$, and the
-# effective rate that follows falls as $1/\eta$: the largest rate ends up with the smallest steps.
+# Where a single step is longer than $v$ itself, it alone sets the new length,
+# $\lVert v \rVert \approx \eta \lVert \nabla_v L \rVert$, and the effective rate that follows falls as
+# $1/\eta$: the largest rate ends up with the smallest steps.
 #
-# Both halves matter. **The direction $v$ is safe** at rates a thousand times apart: section 2.1 of the paper is right about it.
-# **$g$ and the biases are not**: they are ordinary parameters, with no length to grow. Train them at the same large rate,
-# as everybody does, and they blow up. Remember this when a claim below fails.
+# Both halves matter. **The direction $v$ is safe** at rates a thousand times apart: section 2.1 of the paper is
+# right about it. **$g$ and the biases are not**: they are ordinary parameters, with no length to grow. Train
+# them at the same large rate, as everybody does, and they blow up. Remember this when a claim below fails.
 
 # %% [markdown]
 # ## Building the layer
@@ -405,8 +410,9 @@ from normtutor.lab import show_source
 show_source(functional.weight_norm, functional.weight_length)
 
 # %% [markdown]
-# The layers keep the plain layer's forward pass; its `weight` becomes a property, computed anew each time from the
-# parameters `weight_g` and `weight_v`. A new layer has $g = \lVert v \rVert$: it computes what the plain one would.
+# The layers keep the plain layer's forward pass; its `weight` becomes a property, computed anew each time from
+# the parameters `weight_g` and `weight_v`. A new layer has $g = \lVert v \rVert$: it computes what the plain
+# one would.
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -422,8 +428,8 @@ print(
 print(layers.WeightNormConvTranspose1d(8, 4, 3, dim=1).weight_g.shape)
 
 # %% [markdown]
-# **Checkpoints.** Weight Normalization has had two homes in torch: the old hook `torch.nn.utils.weight_norm`, with the keys
-# `weight_g` and `weight_v`, and today's `torch.nn.utils.parametrizations.weight_norm`, with
+# **Checkpoints.** Weight Normalization has had two homes in torch: the old hook `torch.nn.utils.weight_norm`,
+# with the keys `weight_g` and `weight_v`, and today's `torch.nn.utils.parametrizations.weight_norm`, with
 # `parametrizations.weight.original0` and `…original1`. (Number 0 is $g$.) A state dict of either loads into the
 # package's layers, and theirs loads into torch's:
 
@@ -509,9 +515,9 @@ except ValueError as error:
 # the length is infinite, the weight silently 0. The function computes in float32, and so does torch.
 #
 # **float32 has the same wall, only further out:** its squares overflow at about $10^{19}$ and vanish below
-# $10^{-23}$. Neither package nor torch guards against it, and neither needs to: only the direction of $v$ counts,
-# so no sane $v$ is there. If yours might be, divide by the largest element first. That is exact, since the norm
-# is homogeneous, $\lVert v \rVert = s \, \lVert v / s \rVert$:
+# $10^{-23}$. Neither package nor torch guards against it, and neither needs to: only the direction of $v$
+# counts, so no sane $v$ is there. If yours might be, divide by the largest element first. That is exact, since
+# the norm is homogeneous, $\lVert v \rVert = s \, \lVert v / s \rVert$:
 
 
 # %%
@@ -556,8 +562,8 @@ assert max(errors["with the safe length"][1:]) < 1e-6
 #
 # The course's parity report covers the techniques of the catalog; here is the same question for Weight
 # Normalization, in small. Output and both gradients, against the closed form in extended precision on the same
-# inputs, for four number formats and three choices of `dim`. The unit is one unit in the last place of the format, relative to
-# the largest value. The rule is the same too: our error may be twice torch's plus 4 units.
+# inputs, for four number formats and three choices of `dim`. The unit is one unit in the last place of the
+# format, relative to the largest value. The rule is the same too: our error may be twice torch's plus 4 units.
 
 # %%
 import numpy as np
@@ -585,7 +591,8 @@ def torchs(v, g, dim):
     return torch._weight_norm(v, g, -1 if dim is None else dim)
 
 
-head, lines, ok = ["dtype", "quantity", "normtutor", "torch", "allowed"], [], True
+quantities, lines, ok = ("w", "∂v", "∂g"), [], True
+head = ["dtype", "quantity", "normtutor", "torch", "allowed"]
 for kind in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
     worst = {}
     for dim, shape in ((0, (64, 512)), (1, (48, 32, 3, 3)), (None, (16, 24))):
@@ -598,12 +605,12 @@ for kind in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         right = truth(v, g, r, dim)
         for name, compute in (("ours", functional.weight_norm), ("torch", torchs)):
             came = by_autograd(compute, v, g, r, dim)
-            for quantity, got, want in zip(("w", "∂v", "∂g"), came, right, strict=True):
+            for quantity, got, want in zip(quantities, came, right, strict=True):
                 error = np.abs(got.double().numpy() - want).max() / np.abs(want).max()
                 key = quantity, name
                 ulps = float(error / torch.finfo(kind).eps)
                 worst[key] = max(worst.get(key, 0.0), ulps)
-    for quantity in ("w", "∂v", "∂g"):
+    for quantity in quantities:
         mine, other = worst[quantity, "ours"], worst[quantity, "torch"]
         allowed = 2 * other + 4
         ok &= mine <= allowed
@@ -616,16 +623,17 @@ assert ok
 # ## Initialization from data
 #
 # Batch Normalization guarantees unit pre-activations at every step. Weight Normalization guarantees nothing
-# about them; section 3 of the paper makes them unit *once*, at the start, from a single batch. For each unit compute
-# $t = v \cdot x / \lVert v \rVert$ over the batch, with mean $\mu[t]$ and deviation $\sigma[t]$, and set
+# about them; section 3 of the paper makes them unit *once*, at the start, from a single batch. For each unit
+# compute $t = v \cdot x / \lVert v \rVert$ over the batch, with mean $\mu[t]$ and deviation $\sigma[t]$, and
+# set
 #
 # $$
 # g \leftarrow \frac{1}{\sigma[t]}, \qquad b \leftarrow -\frac{\mu[t]}{\sigma[t]}
 # $$
 #
-# Then $y = g\,t + b = (t - \mu[t]) / \sigma[t]$, on that batch. Go from the first layer to the last, each fed by what the layers
-# before it, already initialized, make of the batch. By hand, for one unit with $v = (1, 0)$ and $x_1 = 2, 6$: mean 4,
-# deviation 2, so $g = 0.5$ and $b = -2$.
+# Then $y = g\,t + b = (t - \mu[t]) / \sigma[t]$, on that batch. Go from the first layer to the last, each fed
+# by what the layers before it, already initialized, make of the batch. By hand, for one unit with $v = (1, 0)$
+# and $x_1 = 2, 6$: mean 4, deviation 2, so $g = 0.5$ and $b = -2$.
 
 # %% tags=["nbval-check-output"]
 layer = layers.WeightNormLinear(2, 1)
@@ -639,8 +647,8 @@ print("outputs:", y.flatten().tolist())
 show_source(layers.WeightNormLinear.initialize)
 
 # %% [markdown]
-# It does work. The claim, tested on three networks here (what the words *Holds if* mean is in the [chapter on Batch
-# Normalization](batch_norm.ipynb)):
+# It does work. The claim, tested on three networks here (what the words *Holds if* mean is in the [chapter on
+# Batch Normalization](batch_norm.ipynb)):
 
 # %%
 from normtutor.lab import claims
@@ -675,9 +683,9 @@ line_chart(
 #
 # ## In a network
 #
-# Now take parameterization and initialization apart. The trick: `to_plain()` turns an initialized weight-normalized
-# network into a *plain* one that computes the same function. Both start alike; only what gradient descent moves
-# differs. Each at a learning rate that suits it (the claims below search for it):
+# Now take parameterization and initialization apart. The trick: `to_plain()` turns an initialized
+# weight-normalized network into a *plain* one that computes the same function. Both start alike; only what
+# gradient descent moves differs. Each at a learning rate that suits it (the claims below search for it):
 
 # %%
 initialized = deep_network(linear=layers.WeightNormLinear, initialize=True)
@@ -715,17 +723,17 @@ line_chart(
 )
 
 # %% [markdown]
-# The plain network with the borrowed start learns as well as Weight Normalization; Weight Normalization without it
-# learns nothing. In this experiment, what helped was the initialization.
+# The plain network with the borrowed start learns as well as Weight Normalization; Weight Normalization without
+# it learns nothing. In this experiment, what helped was the initialization.
 #
 # ### Two published claims that do not reproduce here
 #
-# A claim that fails at this scale is not refuted: the paper trained convolutional networks with Adam. But each of the two
-# bands is one that Batch Normalization, put in the place of Weight Normalization, does pass; a test of the course
-# sees to that.
+# A claim that fails at this scale is not refuted: the paper trained convolutional networks with Adam. But each
+# of the two bands is one that Batch Normalization, put in the place of Weight Normalization, does pass; a test
+# of the course sees to that.
 #
-# **Convergence.** "We speed up convergence of stochastic gradient descent", says the abstract. Compare with the plain
-# network that starts as the same function:
+# **Convergence.** "We speed up convergence of stochastic gradient descent", says the abstract. Compare with the
+# plain network that starts as the same function:
 
 # %%
 outcome = claims.run("weight_norm.convergence")
@@ -734,10 +742,11 @@ print(claims.recorded("weight_norm.convergence"))
 assert not outcome.holds
 
 # %% [markdown]
-# Compared with the plain network as PyTorch initializes it, Weight Normalization with its initialization is a great
-# help: that one never gets there. Compared with the same start, it is no faster. What it changes is *which learning rate* is
-# right: with $\lVert v \rVert$ below $g$, the effective rate $\eta (g/\lVert v \rVert)^2$ is many times $\eta$. Set
-# $\lVert v \rVert = g$, and even that difference goes away at the start:
+# Compared with the plain network as PyTorch initializes it, Weight Normalization with its initialization is a
+# great help: that one never gets there. Compared with the same start, it is no faster. What it changes is
+# *which learning rate* is right: with $\lVert v \rVert$ below $g$, the effective rate
+# $\eta (g/\lVert v \rVert)^2$ is many times $\eta$. Set $\lVert v \rVert = g$, and even that difference goes
+# away at the start:
 
 # %% tags=["nbval-check-output"]
 layer = deep_network(linear=layers.WeightNormLinear, initialize=True).double()[0]
@@ -755,12 +764,12 @@ moved = (1e-6 * plain.weight.grad).abs().max()
 print("one small step from ‖v‖ = g, same weights:", (gap < 1e-3 * moved).item())
 
 # %% [markdown]
-# (The part of the step across $v$ has the factor $(g / \lVert v \rVert)^2 = 1$, and the part along it comes from $g$. To first
-# order that is the plain step.)
+# (The part of the step across $v$ has the factor $(g / \lVert v \rVert)^2 = 1$, and the part along it comes
+# from $g$. To first order that is the plain step.)
 #
-# And with Adam, the paper's own optimizer? It gives every element a step of about the same size, so what counts is how large
-# the elements are to begin with: those of $v$ are smaller here than those of the plain $w$. Again, another scale of
-# rates:
+# And with Adam, the paper's own optimizer? It gives every element a step of about the same size, so what counts
+# is how large the elements are to begin with: those of $v$ are smaller here than those of the plain $w$. Again,
+# another scale of rates:
 
 
 # %%
@@ -789,11 +798,11 @@ for name, network in starts.items():
     print(f"{name:20}" + "".join(f"{value:8.1%}" for value in row))
 
 # %% [markdown]
-# At the small rate Weight Normalization leads, at the large one it trails. One seed decides nothing here; read it as
-# what it is, a shift along the axis of learning rates.
+# At the small rate Weight Normalization leads, at the large one it trails. One seed decides nothing here; read
+# it as what it is, a shift along the axis of learning rates.
 #
-# **High learning rates.** Section 2.1 says that networks with Weight Normalization work with a much wider range of
-# learning rates, a property known from Batch Normalization.
+# **High learning rates.** Section 2.1 says that networks with Weight Normalization work with a much wider range
+# of learning rates, a property known from Batch Normalization.
 
 # %%
 outcome = claims.run("weight_norm.high_learning_rates")
@@ -802,10 +811,10 @@ print(claims.recorded("weight_norm.high_learning_rates"))
 assert not outcome.holds
 
 # %% [markdown]
-# You have seen why above. For $v$ the argument holds, over a factor of a thousand. But the loss pulls at $g$ and $b$ as
-# well, whose gradients nothing scales down, and in a deep network a too large *first* step has ruined all directions before
-# the lengths have grown. Batch Normalization divides by what actually comes out, at every step, so it survives both.
-# The control, in the same experiment:
+# You have seen why above. For $v$ the argument holds, over a factor of a thousand. But the loss pulls at $g$
+# and $b$ as well, whose gradients nothing scales down, and in a deep network a too large *first* step has
+# ruined all directions before the lengths have grown. Batch Normalization divides by what actually comes out,
+# at every step, so it survives both. The control, in the same experiment:
 
 # %%
 print(claims.run("weight_norm.high_learning_rates", norm="batch"))
@@ -813,8 +822,8 @@ print(claims.run("weight_norm.high_learning_rates", norm="batch"))
 # %% [markdown]
 # ## Away with it for inference
 #
-# After training, $g$ and $v$ have done their work. `to_plain()` computes $w$ once and returns torch's own layer: no
-# normalization is left, nor its cost. torch calls it `remove_parametrizations`.
+# After training, $g$ and $v$ have done their work. `to_plain()` computes $w$ once and returns torch's own
+# layer: no normalization is left, nor its cost. torch calls it `remove_parametrizations`.
 
 # %% tags=["nbval-check-output"]
 network = deep_network(linear=layers.WeightNormLinear, initialize=True).double()
@@ -829,15 +838,15 @@ print("state dict of a layer:", list(plain[0].state_dict()))
 # %% [markdown]
 # ## Timing
 #
-# Batch Normalization must move the *activations* through memory. Weight Normalization reads $v$ and writes $w$: bytes
-# per **weight**, whatever the batch. A linear layer of $C_{in} \times C_{out}$ weights does $2 N C_{in} C_{out}$ operations on
-# a batch of $N$; the normalization some 5 on each weight, and at best 2 passes over them forward ($v$ in, $w$ out; 3 if
-# they do not fit the cache) and 3 backward ($v$ and $\partial w$ in, $\partial v$ out). So its share falls as $1/N$: it costs most for
-# a batch of one, and nothing you could measure for a large one. A convolution uses each weight at every position, and feels
-# it even less.
+# Batch Normalization must move the *activations* through memory. Weight Normalization reads $v$ and writes $w$:
+# bytes per **weight**, whatever the batch. A linear layer of $C_{in} \times C_{out}$ weights does
+# $2 N C_{in} C_{out}$ operations on a batch of $N$; the normalization some 5 on each weight, and at best 2
+# passes over them forward ($v$ in, $w$ out; 3 if they do not fit the cache) and 3 backward ($v$ and
+# $\partial w$ in, $\partial v$ out). So its share falls as $1/N$: it costs most for a batch of one, and nothing
+# you could measure for a large one. A convolution uses each weight at every position, and feels it even less.
 #
-# Candidates run in one process, in turn, after a warm-up; the medians count. The course's benchmark compares layers of the
-# catalog; `torch.utils.benchmark`, used here, waits for a GPU where there is one.
+# Candidates run in one process, in turn, after a warm-up; the medians count. The course's benchmark compares
+# layers of the catalog; `torch.utils.benchmark`, used here, waits for a GPU where there is one.
 
 # %%
 import statistics
@@ -885,21 +894,22 @@ lines = compare(
 shapes = [(n, 64, 16, 16) for n in (1, 16)]
 lines += compare(layers.WeightNormConv2d, (64, 64, 3), shapes)
 print(f"forward and backward on {device}")
-print(table(["layer", "input", "plain, ms", "ours ÷ plain", "torch's ÷ plain"], lines))
+head = ["layer", "input", "plain, ms", "ours ÷ plain", "torch's ÷ plain"]
+print(table(head, lines))
 share = {line[1]: float(line[3]) for line in lines}
 assert share["1×512"] > share["2048×512"], "the overhead is paid per weight"
 
 # %% [markdown]
-# torch has one fused kernel for the formula. The package's eager layer reads like it, and takes a pass over the weight for every
-# operation: at a batch of one, that is most of the time. Neither matters at a large batch.
+# torch has one fused kernel for the formula. The package's eager layer reads like it, and takes a pass over the
+# weight for every operation: at a batch of one, that is most of the time. Neither matters at a large batch.
 #
-# There is no GPU record of this chapter: the ratio depends on the network around it, and `to_plain()` makes it 1 where it
-# counts. On a GPU a small layer waits for kernel launches, so the batch of one pays even more there.
+# There is no GPU record of this chapter: the ratio depends on the network around it, and `to_plain()` makes it
+# 1 where it counts. On a GPU a small layer waits for kernel launches, so the batch of one pays even more there.
 #
 # ## Memory
 #
-# The parameters grow by one $g$ per output. In training, autograd keeps the computed weight and its ingredients as well: a few
-# tensors of the *weight's* size, again whatever the batch.
+# The parameters grow by one $g$ per output. In training, autograd keeps the computed weight and its ingredients
+# as well: a few tensors of the *weight's* size, again whatever the batch.
 
 # %%
 from normtutor.lab import memory, memory_table
@@ -917,8 +927,8 @@ assert more == ours.out_features
 # ## Variants
 #
 # **Mean-only Batch Normalization** (section 4 of the paper) goes with it: subtract the batch's mean of each
-# pre-activation, do not divide, add the bias afterwards. Weight Normalization fixes the scale of the weights; this fixes the
-# mean, and its backward pass only centres the gradient.
+# pre-activation, do not divide, add the bias afterwards. Weight Normalization fixes the scale of the weights;
+# this fixes the mean, and its backward pass only centres the gradient.
 
 
 # %%
@@ -961,24 +971,26 @@ for name, values in right.items():
 assert right["WN + mean-only BN"][-1] > right["WN"][-1] + 0.3
 
 # %% [markdown]
-# With two hidden layers, taking the mean out buys the tolerance for high learning rates that Weight Normalization alone
-# lacked. With eight it does not do so reliably. And it brings back what Weight Normalization had avoided:
-# running statistics, and samples that see each other.
+# With two hidden layers, taking the mean out buys the tolerance for high learning rates that Weight
+# Normalization alone lacked. With eight it does not do so reliably. And it brings back what Weight
+# Normalization had avoided: running statistics, and samples that see each other.
 #
-# **Relatives.** [Weight Standardization](https://arxiv.org/abs/1903.10520) also subtracts the mean of each weight vector, and
-# has no $g$; it goes with Group Normalization. [Spectral Normalization](https://arxiv.org/abs/1802.05957) divides the whole
-# matrix by its largest singular value, so that the layer cannot stretch any input by more than 1: made for the
-# discriminators of GANs. Both, too, touch no activation.
+# **Relatives.** [Weight Standardization](https://arxiv.org/abs/1903.10520) also subtracts the mean of each
+# weight vector, and has no $g$; it goes with Group Normalization. [Spectral
+# Normalization](https://arxiv.org/abs/1802.05957) divides the whole matrix by its largest singular value, so
+# that the layer cannot stretch any input by more than 1: made for the discriminators of GANs. Both, too, touch
+# no activation.
 #
-# **Where it is used.** In audio generation above all: [HiFi-GAN](https://arxiv.org/abs/2010.05646) normalizes the weights of
-# its generator that way, and offers a `remove_weight_norm()` for inference; so do many implementations of
-# [WaveNet](https://arxiv.org/abs/1609.03499)-like vocoders. Long signals in small batches leave batch statistics noisy, the
-# network must do the same in training and in generation, and the cost vanishes when it is removed.
+# **Where it is used.** In audio generation above all: [HiFi-GAN](https://arxiv.org/abs/2010.05646) normalizes
+# the weights of its generator that way, and offers a `remove_weight_norm()` for inference; so do many
+# implementations of [WaveNet](https://arxiv.org/abs/1609.03499)-like vocoders. Long signals in small batches
+# leave batch statistics noisy, the network must do the same in training and in generation, and the cost
+# vanishes when it is removed.
 #
 # ## Pitfalls
 #
-# **Weight decay on $v$ decays nothing.** The function ignores $\lVert v \rVert$. What decay changes is the effective rate
-# $\eta (g/\lVert v \rVert)^2$: $v$ shrinks, and the steps get longer ([van Laarhoven
+# **Weight decay on $v$ decays nothing.** The function ignores $\lVert v \rVert$. What decay changes is the
+# effective rate $\eta (g/\lVert v \rVert)^2$: $v$ shrinks, and the steps get longer ([van Laarhoven
 # 2017](https://arxiv.org/abs/1706.05350)). To limit the weights, decay $g$.
 
 # %% tags=["nbval-check-output"]
@@ -998,9 +1010,9 @@ for decayed in ("weight_v", "weight_g"):
     )
 
 # %% [markdown]
-# **A careful rule for $v$ sets no scale.** Xavier, Kaiming, any initialization of $v$: only its directions are left of
-# it. The scale is $g$. An early draft of this course drew $v$ by Xavier's rule, then scaled each row to length 1, with
-# $g = 1$:
+# **A careful rule for $v$ sets no scale.** Xavier, Kaiming, any initialization of $v$: only its directions are
+# left of it. The scale is $g$. An early draft of this course drew $v$ by Xavier's rule, then scaled each row to
+# length 1, with $g = 1$:
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -1016,15 +1028,15 @@ print(
 print(f"a plain layer's length would be about {v.norm(dim=1).mean():.1f}")
 
 # %% [markdown]
-# That draft had more to teach. Its $g$ had shape $(C_{out})$, which fits no checkpoint of torch. It called its parameters `v`
-# and `g`. And its demonstration printed that all lengths lie between 1.0000 and 1.0000: true by construction, and silent about
-# what Weight Normalization does to a network.
+# That draft had more to teach. Its $g$ had shape $(C_{out})$, which fits no checkpoint of torch. It called its
+# parameters `v` and `g`. And its demonstration printed that all lengths lie between 1.0000 and 1.0000: true by
+# construction, and silent about what Weight Normalization does to a network.
 #
-# **The layer that was never initialized from data.** Loading `WeightNormLinear` into a deep network is no protection; the
-# third line of this chapter's first table shows it.
+# **The layer that was never initialized from data.** Loading `WeightNormLinear` into a deep network is no
+# protection; the third line of this chapter's first table shows it.
 #
-# **The wrong axis of a transposed convolution**: `dim=0` is one length per *input*. With data-dependent initialization the
-# package notices:
+# **The wrong axis of a transposed convolution**: `dim=0` is one length per *input*. With data-dependent
+# initialization the package notices:
 
 # %% tags=["nbval-check-output"]
 x = torch.randn(2, 8, 5, 5)
@@ -1039,9 +1051,9 @@ print(
 )
 
 # %% [markdown]
-# **The old hook and `deepcopy`.** `torch.nn.utils.weight_norm` stores the computed weight as an attribute. It carries a graph,
-# and such tensors cannot be copied; a moving average of the network, or `copy.deepcopy` in any tool, stops. A weight that
-# is a property has nothing to copy:
+# **The old hook and `deepcopy`.** `torch.nn.utils.weight_norm` stores the computed weight as an attribute. It
+# carries a graph, and such tensors cannot be copied; a moving average of the network, or `copy.deepcopy` in any
+# tool, stops. A weight that is a property has nothing to copy:
 
 # %% tags=["nbval-check-output"]
 with warnings.catch_warnings():
@@ -1062,8 +1074,9 @@ for rival, module in rivals.items():
     print(f"{rival:24} {verdict}")
 
 # %% [markdown]
-# **Momentum, Adam, weight decay.** The theorem about $\lVert v \rVert$ is about plain gradient descent. With momentum the step is a
-# mixture of old gradients, which were orthogonal to *older* $v$; Adam scales each element on its own. Then $v$ may shrink.
+# **Momentum, Adam, weight decay.** The theorem about $\lVert v \rVert$ is about plain gradient descent. With
+# momentum the step is a mixture of old gradients, which were orthogonal to *older* $v$; Adam scales each
+# element on its own. Then $v$ may shrink.
 #
 # ## Exercises
 #
@@ -1227,8 +1240,8 @@ progress()
 #
 # Choose an answer by opening it.
 #
-# **1. You replace every `nn.Linear` of a trained network by a weight-normalized layer with $g = \lVert v \rVert$ and $v = w$. What
-# changes in its predictions?**
+# **1. You replace every `nn.Linear` of a trained network by a weight-normalized layer with
+# $g = \lVert v \rVert$ and $v = w$. What changes in its predictions?**
 #
 # <details>
 # <summary>Nothing</summary>
@@ -1249,8 +1262,8 @@ progress()
 #
 # </details>
 #
-# **2. A unit has $\lVert v \rVert = 2$. One step of plain gradient descent, with $\eta \lVert \nabla_v L \rVert = 1.5$, moves $v$. How long
-# is it now?**
+# **2. A unit has $\lVert v \rVert = 2$. One step of plain gradient descent, with
+# $\eta \lVert \nabla_v L \rVert = 1.5$, moves $v$. How long is it now?**
 #
 # <details>
 # <summary>Between 0.5 and 3.5: it depends on the direction</summary>
