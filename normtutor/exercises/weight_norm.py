@@ -1095,7 +1095,7 @@ class WeightNormLinear(nn.Module):
         "`nn.Linear(in_features, out_features).weight.detach()` is a v drawn as asked.",
         "Compute the weight in every forward pass, from `weight_g` and `weight_v`, and keep it nowhere: a "
         "tensor with a graph among the attributes cannot be copied.",
-        '`self.register_parameter("bias", None)` says that there is no bias; `F.linear` takes None.',
+        '`self.register_parameter("bias", None)` says that there is no bias; `nn.functional.linear` takes None.',
         "For half precision: `wide = self.weight_v.float()`, and the weight back to `self.weight_v.dtype`.",
     ),
     reference="""
@@ -1662,7 +1662,7 @@ class Normalized(nn.Module):
 
     def forward(self, x):
         weight = self.g * self.v / self.v.norm(dim=1, keepdim=True)
-        return F.linear(x, weight, self.bias)
+        return nn.functional.linear(x, weight, self.bias)
 
 
 def prepare(network, images):
@@ -1706,7 +1706,7 @@ class Scaled(nn.Module):
         self.bias = nn.Parameter(-(x @ w.T).mean(0))
 
     def forward(self, x):
-        return F.linear(x, self.s * self.u, self.bias)
+        return nn.functional.linear(x, self.s * self.u, self.bias)
 
 
 def prepare(network, images):
@@ -1743,8 +1743,8 @@ def prepare(network, images):
             "You normalize activations with batch statistics. Then the answer to one image depends on the "
             "others; here each sample is on its own.",
             {
-                "        return F.linear(x, weight, self.bias)": (
-                    "        y = F.linear(x, weight, self.bias)\n"
+                "        return nn.functional.linear(x, weight, self.bias)": (
+                    "        y = nn.functional.linear(x, weight, self.bias)\n"
                     "        return (y - y.mean(0)) / (y.std(0, correction=0) + 1e-5)"
                 )
             },
