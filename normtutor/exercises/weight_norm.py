@@ -1095,7 +1095,7 @@ class WeightNormLinear(nn.Module):
         "`nn.Linear(in_features, out_features).weight.detach()` is a v drawn as asked.",
         "Compute the weight in every forward pass, from `weight_g` and `weight_v`, and keep it nowhere: a "
         "tensor with a graph among the attributes cannot be copied.",
-        '`self.register_parameter("bias", None)` says that there is no bias; `nn.functional.linear` takes None.',
+        '`self.register_parameter("bias", None)` says that there is no bias; `linear` takes None for it.',
         "For half precision: `wide = self.weight_v.float()`, and the weight back to `self.weight_v.dtype`.",
     ),
     reference="""
