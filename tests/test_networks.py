@@ -7,6 +7,7 @@ from torch import nn
 from normtutor.catalog import TECHNIQUES, groups, technique
 from normtutor.lab import digits
 from normtutor.lab.training import accuracy, train
+from normtutor.layers import WeightNormLinear
 from normtutor.networks import MLP, CNNWithBatchNorm, build_norm
 
 
@@ -91,3 +92,27 @@ def test_training_is_repeatable() -> None:
         return train(model, data.train_images.flatten(1), data.train_labels, steps=5, lr=0.1, seed=3)
 
     assert losses() == losses()
+
+
+def test_a_weight_normalized_mlp_is_initialized_layer_by_layer() -> None:
+    torch.manual_seed(0)
+    network = MLP([8, 16, 16, 4], "none", linear=WeightNormLinear)
+    x = torch.randn(64, 8) * 3 + 5
+    logits = network.initialize(x)
+    torch.testing.assert_close(logits, network(x).detach())
+    seen = 0
+    for module in network:
+        x = module(x)
+        if isinstance(module, WeightNormLinear):
+            torch.testing.assert_close(x.std(0, correction=0), torch.ones(x.size(1)))
+            torch.testing.assert_close(x.mean(0), torch.zeros(x.size(1)), atol=1e-4, rtol=0)
+            seen += 1
+    assert seen == 3  # the last layer too
+
+
+def test_initializing_a_plain_mlp_changes_nothing() -> None:
+    network = MLP([8, 16, 4], "layer")
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(network.initialize(x), network(x))
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())

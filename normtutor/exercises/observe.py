@@ -50,7 +50,7 @@ class _ByHand(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(getattr(func, "__name__", ""))
-        if re.search("(batch|layer|group|instance|rms)_norm", name):
+        if re.search("(batch|layer|group|instance|rms|weight)_norm", name):
             raise Forbidden(NORMALIZATION)
         if name == "_make_dual":
             raise Forbidden(AUTOGRAD)
