@@ -113,6 +113,7 @@ FIELDS = {
         Field("channels", "How many channels or features does the normalized layer have?", number=True),
         Field("positions", "How many positions per sample (H·W, or 1 after a linear layer)?", number=True),
         Field("variable_batch", "Does the batch size change while training?"),
+        Field("few_data", "Are training data few?"),
         Field("frozen", "Do you fine-tune a network that already has Batch Normalization?"),
         Field("fast_inference", "Must normalization cost nothing when the network is used?"),
     )
@@ -296,8 +297,8 @@ RULES = (
         {"task": ["language_modelling"]},
         {"batch": "avoid"},
         "A language model predicts the next token from those before it. Statistics over the batch's "
-        "positions contain the later tokens: in training the answer leaks, and text written token by token "
-        "has no later tokens.",
+        "positions contain the later tokens: in training the output can see what it is asked to predict, and "
+        "text written token by token has no later tokens.",
         (_claim("choosing.text"), _chapter("choosing", "Text")),
     ),
     Rule(
@@ -404,6 +405,13 @@ RULES = (
         (_chapter("choosing", "Who depends on the batch"),),
     ),
     Rule(
+        "few_data",
+        {"architecture": ["cnn"], "batch_size": {"min": 16}, "few_data": True},
+        {"batch": "works"},
+        "The noise of batch statistics regularizes, which helps where data are few.",
+        (_paper(*_IOFFE, "section 3.4"), _claim("choosing.limited_data")),
+    ),
+    Rule(
         "devices",
         {"devices": {"min": 2}},
         {},
@@ -487,7 +495,11 @@ class Recommendation:
         """JSON-ready."""
         return {
             "situation": dict(self.situation),
-            "advice": [asdict(one) for one in self.advice],
+            "advice": [
+                asdict(one)
+                | {"reasons_for": list(one.reasons_for), "reasons_against": list(one.reasons_against)}
+                for one in self.advice
+            ],
             "reasons": {rule.name: _rule_data(rule) for rule in self.rules},
             "warnings": list(self.warnings),
             "open": list(self.open),
@@ -500,13 +512,15 @@ class Recommendation:
         rules = {rule.name: rule for rule in self.rules}
         lines = [f"For {told}:", ""]
         for one in self.advice:
-            if one.score or one.reasons_for:
+            if one.reasons_for or one.reasons_against:
                 lines.append(f"{one.title}: {one.verdict} ({one.score:+d})")
                 for sign, names in (("+", one.reasons_for), ("-", one.reasons_against)):
                     lines += [f"  {sign} {name}" for name in names]
         silent = [one.title for one in self.advice if not one.reasons_for and not one.reasons_against]
-        if silent:
-            lines.append(f"No rule speaks of {', '.join(silent)}.")
+        if len(silent) == len(self.advice):
+            lines.append("No rule speaks for or against any technique.")
+        elif silent:
+            lines.append(textwrap.fill(f"No rule speaks of {', '.join(silent)}.", 88))
         for heading, texts in (
             ("Because:", [_reason(rule) for rule in rules.values() if rule.votes]),
             ("Mind:", list(self.warnings)),
@@ -615,8 +629,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if field.number:
             parser.add_argument(option, type=int, metavar="N", help=field.question)
         elif field.options:  # checked by recommend, which suggests the nearest
+            words = ", ".join(field.options)
             parser.add_argument(
-                option, metavar="WORD", help=f"{field.question} One of {', '.join(field.options)}"
+                option,
+                metavar="WORD",
+                type=lambda word: word.replace("-", "_"),
+                help=f"{field.question} One of {words}",
             )
         else:
             parser.add_argument(option, action=argparse.BooleanOptionalAction, help=field.question)
@@ -626,7 +644,7 @@ def as_data() -> dict[str, Any]:
     """Everything as plain data for JSON: the questions, the rules, the votes' worth, the summary table, and
     what became of each guideline of the seed."""
     return {
-        "fields": [asdict(field) for field in FIELDS.values()],
+        "fields": [asdict(field) | {"options": list(field.options)} for field in FIELDS.values()],
         "votes": dict(VOTES),
         "techniques": {name: TITLES[name] for name in RANKED},
         "rules": [_rule_data(rule) for rule in RULES],
