@@ -60,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         "choose",
         _choose,
         "recommend a normalization for a situation",
-        "Describe the situation by any of the options; each rule that applies is shown with its reason and its "
-        "source.",
+        "Describe the situation by any of the options; each rule that applies is shown with its reason and "
+        "its source.",
     )
     guide.add_arguments(choose)
     parity = verb("parity", _parity, "compare our layers and torch's with a float64 computation")

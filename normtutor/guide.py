@@ -668,7 +668,7 @@ def _evidence_data(evidence: Iterable[Evidence]) -> list[dict[str, str]]:
     return [{**asdict(one), "says": str(one)} for one in evidence]
 
 
-# ------------------------------------------------------------------------------- the founding draft, revisited
+# ---------------------------------------------------------------------- the founding draft, revisited
 
 
 @dataclass(frozen=True)
@@ -716,8 +716,8 @@ SEED = (
         "use_when",
         "Stable training is priority",
         "narrowed",
-        "It smooths the loss and tolerates high learning rates, at a large batch. But at two samples it fails "
-        "where others train, and very deep networks without skip connections explode because of it.",
+        "It smooths the loss and tolerates high learning rates, at a large batch. But at two samples it "
+        "fails where others train, and very deep networks without skip connections explode because of it.",
         (
             _claim("batch_norm.landscape"),
             _claim("batch_norm.statistics_batch"),
@@ -800,8 +800,8 @@ SEED = (
         "avoid_when",
         "CNNs (use BatchNorm instead)",
         "corrected",
-        "Over (C, H, W), as the draft had it, ResNet-50 loses 1.7 points. Over the channels of each position, "
-        "ConvNeXt gains a little. Which elements share the statistics decides, not the name.",
+        "Over (C, H, W), as the draft had it, ResNet-50 loses 1.7 points. Over the channels of each "
+        "position, ConvNeXt gains a little. Which elements share the statistics decides, not the name.",
         (_paper(*_WU_HE, "Table 1"), _paper("Liu et al. 2022 (ConvNeXt)", "2201.03545", "section 2.6")),
     ),
     SeedLine(

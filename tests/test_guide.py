@@ -1,4 +1,4 @@
-"""The guide: rules that hang together, sources that exist, and every guideline of the founding draft answered."""
+"""The guide: rules that hang together, sources that exist, and every guideline of the draft answered."""
 
 import json
 import re
@@ -61,7 +61,9 @@ def test_a_reason_to_avoid_outweighs_a_first_choice() -> None:
 
 
 def test_the_ends_of_a_range_belong_to_it() -> None:
-    names = {n: {rule.name for rule in recommend(architecture="cnn", batch_size=n).rules} for n in (4, 5, 15, 16)}
+    names = {
+        n: {rule.name for rule in recommend(architecture="cnn", batch_size=n).rules} for n in (4, 5, 15, 16)
+    }
     assert "cnn_small_batch" in names[4] - names[5]
     assert "cnn_middle_batch" in names[5] & names[15]
     assert "cnn_large_batch" in names[16] - names[15]
@@ -88,7 +90,10 @@ def test_open_questions_are_those_that_would_decide_more() -> None:
     assert "architecture" not in advice.open
     assert "few_data" not in advice.open  # asked of convolutional networks only
     everything = recommend(
-        {name: field.options[0] if field.options else 4 if field.number else False for name, field in FIELDS.items()}
+        {
+            name: field.options[0] if field.options else 4 if field.number else False
+            for name, field in FIELDS.items()
+        }
     )
     assert everything.open == ()
 
@@ -157,17 +162,26 @@ def drafts_lines() -> set[tuple[str, str, str]]:
     exec(block.partition("# Example usage")[0], scope)
     guidelines = scope["choose_normalization_technique"]()
     found = {
-        (name, part, text) for name, parts in guidelines.items() for part, lines in parts.items() for text in lines
+        (name, part, text)
+        for name, parts in guidelines.items()
+        for part, lines in parts.items()
+        for text in lines
     }
     summary = DRAFT.partition("## Summary")[2]
-    found |= {(name, "summary", text) for name, text in re.findall(r"^\d\. \*\*(\w+)\*\*: (.+)$", summary, re.M)}
-    found |= {("", "depends_on", f"{a}: {b}") for a, b in re.findall(r"^- \*\*(.+)\*\*: (.+)$", summary, re.M)}
+    found |= {
+        (name, "summary", text) for name, text in re.findall(r"^\d\. \*\*(\w+)\*\*: (.+)$", summary, re.M)
+    }
+    found |= {
+        ("", "depends_on", f"{a}: {b}") for a, b in re.findall(r"^- \*\*(.+)\*\*: (.+)$", summary, re.M)
+    }
     return found
 
 
 def test_every_guideline_of_the_draft_is_answered() -> None:
     theirs, ours = drafts_lines(), [(line.technique, line.part, line.text.strip()) for line in SEED]
-    assert len(theirs) == 31  # 22 guidelines, 5 techniques in the summary, 4 things that the choice depends on
+    assert (
+        len(theirs) == 31
+    )  # 22 guidelines, 5 techniques in the summary, 4 things that the choice depends on
     assert len(ours) == len(set(ours))
     assert set(ours) == theirs
     assert all(line.says and line.evidence for line in SEED)
@@ -190,7 +204,13 @@ def test_the_summary_says_of_parameters_what_the_layers_have() -> None:
     rows = {row["technique"]: row for row in guide.summary_rows()}
     shape = (2, 8, 4, 4)
     c, d = 8, 8 * 4 * 4
-    counts = {"batch": (2 * c, 2 * c + 1), "layer": (2 * d, 0), "rms": (d, 0), "instance": (2 * c, 0), "group": (2 * c, 0)}
+    counts = {
+        "batch": (2 * c, 2 * c + 1),
+        "layer": (2 * d, 0),
+        "rms": (d, 0),
+        "instance": (2 * c, 0),
+        "group": (2 * c, 0),
+    }
     for name, (parameters, buffers) in counts.items():
         use = memory(technique(name).layer(shape), torch.randn(shape))
         assert (use.parameters, use.buffers) == (parameters, buffers)

@@ -86,7 +86,14 @@ class Comparison:
             kept = use.saved_bytes + use.saved_input_bytes
             # The input is part of "in all" only: something else may hold it anyway.
             lines.append(
-                [technique, candidate, str(use.parameters), str(use.buffers), size(use.saved_bytes), size(kept)]
+                [
+                    technique,
+                    candidate,
+                    str(use.parameters),
+                    str(use.buffers),
+                    size(use.saved_bytes),
+                    size(kept),
+                ]
             )
         return "\n".join(
             [

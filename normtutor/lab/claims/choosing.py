@@ -78,7 +78,8 @@ class Block(nn.Module):
         q, k, v = parts.permute(2, 0, 3, 1, 4)
         mixed = scaled_dot_product_attention(q, k, v, is_causal=True)
         x = input + self.out(mixed.transpose(1, 2).reshape(n, t, c))
-        return x + self.ffn(self.norm2(x))
+        output: Tensor = x + self.ffn(self.norm2(x))
+        return output
 
 
 class LanguageModel(nn.Module):
@@ -116,7 +117,7 @@ def trained_on_text(norm: Norm, seed: int, steps: int, batch_size: int = 4) -> L
 
 
 @torch.no_grad()
-def test_loss(model: LanguageModel, sequences: int = 400) -> float:
+def loss_on_test(model: LanguageModel, sequences: int = 400) -> float:
     """Cross-entropy (nats per character) in evaluation mode, on windows spread over the test text."""
     text = english().test
     starts = torch.linspace(0, len(text) - TOKENS - 1, sequences).long()
@@ -140,7 +141,7 @@ def text_losses(norm: Norm, full: bool) -> Measured:
     seeds, steps = (3, 800) if full else (1, 120)
     kinds: dict[str, Norm] = {"layer": "layer", "together": norm, "alone": one_sequence(norm)}
     losses = {
-        kind: [test_loss(trained_on_text(net, seed, steps)) for seed in range(seeds)]
+        kind: [loss_on_test(trained_on_text(net, seed, steps)) for seed in range(seeds)]
         for kind, net in kinds.items()
     }
     return {"loss": losses, "steps": steps}
