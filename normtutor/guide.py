@@ -238,7 +238,7 @@ RULES = (
         {"positions": {"max": 1}},
         {"instance": "avoid"},
         "Instance Normalization averages over the positions of one channel of one sample. With one position "
-        "nothing is left but β.",
+        "nothing is left but β; torch refuses it.",
         (_chapter("choosing", "Two ways to erase everything"),),
     ),
     Rule(

@@ -133,6 +133,23 @@ def test_progress(
     assert f"1 of {len(rows)} exercises passed." in capsys.readouterr().out
 
 
+def test_choose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["choose", "--architecture", "cnn", "--batch-size", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "Group Normalization: first choice" in printed
+    assert "Wu & He 2018, Table 2" in printed  # the reason has its source
+    assert main(["choose", "--task", "style-transfer", "--no-frozen", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["situation"] == {"task": "style_transfer", "frozen": False}
+    assert told["advice"][0]["technique"] == "instance"
+    assert "example --architecture cnn" in fails(capsys, "choose")
+    assert "Did you mean 'cnn'?" in fails(capsys, "choose", "--architecture", "cnnn")
+    assert "batch_size: expected a number from 1, got 0" in fails(capsys, "choose", "--batch-size", "0")
+    with pytest.raises(SystemExit):
+        main(["choose", "--help"])
+    assert "language_modelling" in capsys.readouterr().out
+
+
 # --- help and bad input
 
 

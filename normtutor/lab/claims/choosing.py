@@ -180,7 +180,7 @@ def error_with_few_images(norm: Norm, images: int, seed: int, steps: int) -> flo
 
 def limited_data(norm: Norm, full: bool) -> Measured:
     """Test error with few training images, with GroupNorm and with ``norm``, at a batch of 32."""
-    sizes, seeds, steps = ([50, 100, 200], 5, 300) if full else ([50, 200], 2, 60)
+    sizes, seeds, steps = ([50, 100, 200], 5, 200) if full else ([50, 200], 2, 100)
 
     def errors(net: Norm) -> dict[str, list[float]]:
         return {
