@@ -55,7 +55,10 @@ def test_what_is_to_be_avoided_comes_last_with_its_reason(situation: dict, avoid
 
 
 def test_a_reason_to_avoid_outweighs_a_first_choice() -> None:
-    advice = recommend(architecture="transformer", channels=2)  # Layer Normalization is first, and erases
+    # Layer Normalization has the best sum of the three that some rule forbids, and erases its input.
+    advice = recommend(architecture="transformer", channels=2, data="text")
+    assert [one.technique for one in advice.advice[-3:]] == ["layer", "rms", "group"]
+    assert advice.advice[-3].score > advice.advice[-4].score
     assert "layer" not in advice.best
     assert {one.technique: one.verdict for one in advice.advice}["layer"] == "avoid"
 

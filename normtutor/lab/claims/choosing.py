@@ -138,7 +138,7 @@ def one_sequence(norm: Norm) -> Norm:
 def text_losses(norm: Norm, full: bool) -> Measured:
     """Test loss with LayerNorm, and with ``norm``: its statistics from all four sequences of a batch
     together, and from each alone."""
-    seeds, steps = (3, 800) if full else (1, 120)
+    seeds, steps = (3, 500) if full else (1, 120)
     kinds: dict[str, Norm] = {"layer": "layer", "together": norm, "alone": one_sequence(norm)}
     losses = {
         kind: [loss_on_test(trained_on_text(net, seed, steps)) for seed in range(seeds)]
