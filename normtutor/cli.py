@@ -1,4 +1,4 @@
-"""The command line: ``normtutor list | parity | bench | check | progress``."""
+"""The command line: ``normtutor list | choose | parity | bench | check | progress``."""
 
 import argparse
 import json
@@ -8,10 +8,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from normtutor import __version__
+from normtutor import __version__, guide
 
 EXAMPLES = """examples:
   normtutor list                          the techniques of the course
+  normtutor choose --architecture cnn --batch-size 2
+                                          which normalization to use, with the reasons
   normtutor parity batch                  our layer and torch's, judged by a float64 computation
   normtutor bench batch --out bench.json  time and memory, as a table and as JSON
   normtutor check batch_norm.ipynb        grade the exercises in a notebook; exit 0 only if all pass
@@ -54,6 +56,14 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     verb("list", _list, "list the techniques")
+    choose = verb(
+        "choose",
+        _choose,
+        "recommend a normalization for a situation",
+        "Describe the situation by any of the options; each rule that applies is shown with its reason and "
+        "its source.",
+    )
+    guide.add_arguments(choose)
     parity = verb("parity", _parity, "compare our layers and torch's with a float64 computation")
     bench = verb("bench", _bench, "time our layers and torch's")
     for command in (parity, bench):
@@ -103,6 +113,21 @@ def _list(arguments: argparse.Namespace) -> int:
         _print_json(rows)
     else:
         print(table(columns[:-1], [[row[column] or "" for column in columns[:-1]] for row in rows]))
+    return 0
+
+
+def _choose(arguments: argparse.Namespace) -> int:
+    told = {name: getattr(arguments, name) for name in guide.FIELDS}
+    if all(answer is None for answer in told.values()):
+        raise Bad("describe the situation, for example --architecture cnn --batch-size 2 (see choose --help)")
+    try:
+        advice = guide.recommend(told)
+    except ValueError as error:
+        raise Bad(str(error)) from None
+    if arguments.json:
+        _print_json(advice.to_dict())
+    else:
+        print(advice)
     return 0
 
 

@@ -11,20 +11,20 @@ import pytest
 
 import normtutor
 from normtutor import lab
-from normtutor.catalog import TECHNIQUES
+from normtutor.catalog import CHAPTERS, TECHNIQUES
 from normtutor.cli import main
 from normtutor.exercises import answers, check
 from normtutor.exercises.registry import exercises
 
 HEADER = "import torch\nfrom torch import nn\nfrom normtutor.exercises import check, use\n"
-# One chapter, since a file holds one.
-CHAPTER = [exercise for id, exercise in exercises().items() if id.startswith("batch_norm.")]
+BY_CHAPTER = {name: [e for e in exercises().values() if e.id.startswith(f"{name}.")] for name in CHAPTERS}
+CHAPTER = BY_CHAPTER["batch_norm"]
 STARTERS = "\n".join(f'{e.starter}\ncheck("{e.id}", {e.answer})' for e in CHAPTER)
 
 
-def solved() -> str:
+def solved(chapter: str = "batch_norm") -> str:
     """A script with a right answer to every exercise."""
-    parts = [f'{e.reference}\ncheck("{e.id}", {e.answer})' for e in CHAPTER]
+    parts = [f'{e.reference}\ncheck("{e.id}", {e.answer})' for e in BY_CHAPTER[chapter]]
     return HEADER + "\n".join(parts)
 
 
@@ -140,6 +140,23 @@ def test_progress(
     )
 
 
+def test_choose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["choose", "--architecture", "cnn", "--batch-size", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "Group Normalization: first choice" in printed
+    assert "Wu & He 2018, Table 2" in printed  # the reason has its source
+    assert main(["choose", "--task", "style-transfer", "--no-frozen", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["situation"] == {"task": "style_transfer", "frozen": False}
+    assert told["advice"][0]["technique"] == "instance"
+    assert "example --architecture cnn" in fails(capsys, "choose")
+    assert "Did you mean 'cnn'?" in fails(capsys, "choose", "--architecture", "cnnn")
+    assert "batch_size: expected a number from 1, got 0" in fails(capsys, "choose", "--batch-size", "0")
+    with pytest.raises(SystemExit):
+        main(["choose", "--help"])
+    assert "language_modelling" in capsys.readouterr().out
+
+
 # --- help and bad input
 
 
@@ -210,8 +227,9 @@ def test_missing_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 # --- check
 
 
-def test_all_solved_exits_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for text, suffix in ((solved(), ".py"), (notebook(solved()), ".ipynb")):
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_all_solved_exits_0(tmp_path: Path, capsys: pytest.CaptureFixture[str], chapter: str) -> None:
+    for text, suffix in ((solved(chapter), ".py"), (notebook(solved(chapter)), ".ipynb")):
         rows = graded(tmp_path, capsys, text, suffix)
         assert rows.pop("exit") == 0
         assert {status for status, _ in rows.values()} == {"passed"}

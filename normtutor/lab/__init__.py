@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from normtutor.lab.comparison import Comparison, compare
     from normtutor.lab.data import digits, minibatches
     from normtutor.lab.evidence import recorded, recorded_timings
     from normtutor.lab.figures import index_set, label_lines, line_chart, roofline, use_style
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # No module has the name of a function: importing one would put the module in the function's place.
 _HOME = {
+    "comparison": ("Comparison", "compare"),
     "data": ("digits", "minibatches"),
     "evidence": ("recorded", "recorded_timings"),
     "figures": ("index_set", "label_lines", "line_chart", "roofline", "use_style"),
@@ -35,11 +37,13 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Comparison",
     "MemoryUse",
     "ParityReport",
     "Timings",
     "accuracy",
     "bench",
+    "compare",
     "digits",
     "index_set",
     "label_lines",

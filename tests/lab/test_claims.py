@@ -109,3 +109,18 @@ def test_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "accuracy on the 15 uninformed samples 1.000" in line
     assert "does NOT reproduce" in line
     assert record["provenance"]["date"][:10] in line
+
+
+def test_the_bands_of_the_chapter_on_choosing() -> None:
+    def text(layer: float, alone: float) -> dict:
+        return {"loss": {"layer": [layer], "together": [layer], "alone": [alone]}, "steps": 1}
+
+    assert ALL["choosing.text"].holds(text(2.0, 2.2))
+    assert not ALL["choosing.text"].holds(text(2.0, 2.1))  # within what a seed does
+
+    def few(normalized: float, group: float) -> dict:
+        return {"error": {"group": {"50": [group]}, "normalized": {"50": [normalized]}}}
+
+    assert ALL["choosing.limited_data"].holds(few(0.10, 0.12))
+    assert not ALL["choosing.limited_data"].holds(few(0.12, 0.12))
+    assert not ALL["choosing.limited_data"].holds(few(0.14, 0.12))  # what the draft said
