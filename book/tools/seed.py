@@ -223,22 +223,26 @@ ACCOUNTS: dict[str, Account] = {
         "precision.",
     ),
     "def choose_normalization_technique": Account(
-        ("normtutor.guide.recommend", "choosing: Guidelines"),
+        ("normtutor.guide.recommend", "choosing: From the situation to the rules"),
         "Rules as data, each with its reason and its source, that answer a described situation; the "
         "document's lists had neither.",
     ),
     "def demonstrate_normalization_choice": Account(
-        ("normtutor.cli", "choosing: Guidelines"),
+        ("normtutor.cli", "choosing: From the situation to the rules"),
         "`normtutor choose` answers for your situation instead of printing all lists.",
     ),
     "def compare_normalization_performance": Account(
-        ("normtutor.lab.compare", "normtutor.lab.bench", "choosing: Performance"),
+        (
+            "normtutor.lab.comparison.compare",
+            "normtutor.lab.bench",
+            "choosing: Time and memory, all on one tensor",
+        ),
         "Interleaved, medians, forward and backward, as a fraction of the memory's bandwidth. The document "
         "timed one after the other with `time.time()`, forward only, and on a GPU it would have timed the "
         "launches.",
     ),
     "def compare_memory_usage": Account(
-        ("normtutor.lab.memory", "choosing: Memory"),
+        ("normtutor.lab.memory", "choosing: Time and memory, all on one tensor"),
         "What costs memory is what autograd keeps for the backward pass; the document counted parameters, "
         "which are few.",
     ),
@@ -319,17 +323,19 @@ ACCOUNTS: dict[str, Account] = {
     ),
     "Practical Considerations": Account(("choosing: What it is for",), "A chapter of its own."),
     "Practical Considerations / When to Use Each Normalization Technique": Account(
-        ("normtutor.guide", "choosing: Guidelines"),
+        ("normtutor.guide", "choosing: From the situation to the rules"),
         "Each line kept, narrowed or corrected: see the guidelines below.",
     ),
     "Practical Considerations / Performance Comparison": Account(
-        ("choosing: Performance", "normtutor.lab.compare"), "At the document's shape and at modern ones."
+        ("choosing: Time and memory, all on one tensor", "normtutor.lab.comparison.compare"),
+        "At the document's shape and at modern ones.",
     ),
     "Practical Considerations / Memory Usage Comparison": Account(
-        ("choosing: Memory", "normtutor.lab.memory"), "What autograd keeps, not parameters alone."
+        ("choosing: Time and memory, all on one tensor", "normtutor.lab.memory"),
+        "What autograd keeps, not parameters alone.",
     ),
     "Summary": Account(
-        ("choosing: One page",),
+        ("choosing: All on one page",),
         "One table, made from the catalog and the guide; text and audio with evidence or marked untested.",
     ),
 }
