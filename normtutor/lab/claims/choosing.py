@@ -235,8 +235,8 @@ CLAIMS = (
         measure=limited_data,
         holds=_not_behind,
         tells=_tell_limited,
-        caveat="one small network, one kind of image; at equal steps, which also favours what trains faster, so "
-        "that regularization is not shown to be the cause; the band was set after a first look, at which a "
+        caveat="one small network, one kind of image; at equal steps, which also favours what trains faster, "
+        "so regularization is not shown to be the cause; the band was set after a first look, at which a "
         "stricter one (two points at every size) failed at 200 images by 0.2 points",
     ),
 )
