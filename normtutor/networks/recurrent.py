@@ -1,5 +1,7 @@
 """Recurrent networks whose pre-activations are normalized at every step (Ba, Kiros & Hinton 2016)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -34,8 +36,8 @@ class LSTMCell(nn.Module):
 
     (f, i, o, g) = norm(U h) + norm(W x); c ← σ(f) c + σ(i) tanh(g); h = σ(o) tanh(norm(c)).
 
-    W x has a bias here, *inside* its normalization. Without it a single input number would lose its size: norm(w x)
-    is the same for every positive x.
+    W x has a bias here, *inside* its normalization. Without it a single input number would lose its size:
+    norm(w x) is the same for every positive x.
 
     Shape: (N, input_size), ((N, H), (N, H)) → (N, H) and the new state.
     """
@@ -54,9 +56,7 @@ class LSTMCell(nn.Module):
         zero = like.new_zeros(n, self.hidden_size)
         return zero, zero
 
-    def forward(
-        self, input: Tensor, state: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, input: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The new hidden state h, and what the next step needs: (h, c)."""
         h, c = state
         gates = self.norm_state(self.from_state(h)) + self.norm_input(self.from_input(input))
@@ -87,7 +87,12 @@ class RNN(nn.Module):
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_classes: int = 10, cell: str = "tanh", norm: Norm = "none"
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_classes: int = 10,
+        cell: str = "tanh",
+        norm: Norm = "none",
     ) -> None:
         super().__init__()
         if cell not in CELLS:
@@ -101,8 +106,9 @@ class RNN(nn.Module):
             raise ValueError(
                 f"expected input (N, T, {self.input_size}) of at least one step, got {tuple(input.shape)}"
             )
-        state = self.cell.start(len(input), like=input)
+        cell: Any = self.cell
+        state = cell.start(len(input), like=input)
         for step in input.unbind(1):
-            h, state = self.cell(step, state)
+            h, state = cell(step, state)
         logits: Tensor = self.head(h)
         return logits

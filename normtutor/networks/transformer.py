@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from normtutor.catalog import TECHNIQUES
 from normtutor.networks.norm import Norm, build_norm
 
 PLACEMENTS = ("post", "pre", "sandwich")
@@ -17,14 +18,14 @@ class TransformerBlock(nn.Module):
     - ``"pre"``: x ← x + F(norm(x)) (Xiong et al. 2020, https://arxiv.org/abs/2002.04745, Figure 1b);
     - ``"sandwich"``: x ← x + norm(F(norm(x))) (Ding et al. 2021, https://arxiv.org/abs/2105.13290).
 
-    The normalization sees a batch of vectors, (tokens, hidden_dim): what the batch and the sequence are makes no
-    difference to it. So ``"layer"`` and ``"rms"`` take the hidden features of one token, and ``"batch"`` one
-    feature of all tokens, padding included.
+    The normalization sees a batch of vectors, (tokens, hidden_dim): sequences make no difference to it. So
+    ``"layer"`` and ``"rms"`` take the hidden features of one token, ``"batch"`` one feature of all tokens,
+    padding included.
 
     Args:
         hidden_dim: D, size of a token.
         num_heads: heads of the attention, a divisor of D.
-        dropout: share of the attention's weights and of the feed-forward network's values set to 0 in training.
+        dropout: share of the attention's weights and of the feed-forward values set to 0 in training.
         placement: "post", "pre" or "sandwich".
         norm: see :func:`normtutor.networks.build_norm`; it gets the shape (1, D).
         batch_first: tokens come as (N, T, D); False: as (T, N, D), as in the seed.
@@ -33,8 +34,8 @@ class TransformerBlock(nn.Module):
     Shape: (N, T, D), or (T, N, D) without ``batch_first`` → the same.
 
     Raises:
-        ValueError: a size, ``dropout`` or ``placement`` out of range; a ``norm`` that is unknown, or not defined
-            on vectors; in ``forward``, an input or a mask of another shape or type.
+        ValueError: a size, ``dropout`` or ``placement`` out of range; a ``norm`` that is unknown, or not
+            defined on vectors; in ``forward``, an input or a mask of another shape or type.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class TransformerBlock(nn.Module):
         x = input
         if self.placement == "post":
             x = per_token(self.norm1, x + self._attend(x, key_padding_mask))
-            return per_token(self.norm2, x + self.ffn(x))
-        if self.placement == "pre":
+            x = per_token(self.norm2, x + self.ffn(x))
+        elif self.placement == "pre":
             x = x + self._attend(per_token(self.norm1, x), key_padding_mask)
-            return x + self.ffn(per_token(self.norm2, x))
-        x = x + per_token(self.norm1_out, self._attend(per_token(self.norm1, x), key_padding_mask))
-        return x + per_token(self.norm2_out, self.ffn(per_token(self.norm2, x)))
+            x = x + self.ffn(per_token(self.norm2, x))
+        else:
+            x = x + per_token(self.norm1_out, self._attend(per_token(self.norm1, x), key_padding_mask))
+            x = x + per_token(self.norm2_out, self.ffn(per_token(self.norm2, x)))
+        return x
 
     def _attend(self, x: Tensor, key_padding_mask: Tensor | None) -> Tensor:
         later = None
@@ -163,8 +166,8 @@ def token_norm(norm: Norm, hidden_dim: int) -> nn.Module:
     layer = build_norm(norm, (1, hidden_dim))
     if isinstance(norm, str) and norm != "none" and isinstance(layer, nn.Identity):
         raise ValueError(
-            f"{norm!r} is not defined on tokens, vectors of size {hidden_dim}: expected none, batch, layer, rms, "
-            "or a factory"
+            f"{norm!r} is not defined on tokens, vectors of size {hidden_dim}: expected one of none, "
+            f"{', '.join(name for name, row in TECHNIQUES.items() if 2 in row.ranks)}, or a factory"
         )
     return layer
 
