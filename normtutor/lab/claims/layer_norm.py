@@ -391,8 +391,8 @@ CLAIMS = (
         holds=_matches,
         tells=_tell_dyt,
         caveat=(
-            "two blocks and 1347 images; α = 2 at the start and three times the learning rate close most of "
-            "the gap, but that is tuning"
+            "two blocks and 1347 images; α = 2 at the start and three times the learning rate close the gap "
+            "in the full run, but that is tuning"
         ),
         reproduces=False,
         control=as_norm(0.5),
