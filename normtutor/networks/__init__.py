@@ -3,5 +3,7 @@
 from normtutor.networks.cnn import CNNWithBatchNorm
 from normtutor.networks.mlp import MLP
 from normtutor.networks.norm import Norm, build_norm
+from normtutor.networks.recurrent import RNN
+from normtutor.networks.transformer import Transformer, TransformerBlock
 
-__all__ = ["MLP", "CNNWithBatchNorm", "Norm", "build_norm"]
+__all__ = ["MLP", "RNN", "CNNWithBatchNorm", "Norm", "Transformer", "TransformerBlock", "build_norm"]
