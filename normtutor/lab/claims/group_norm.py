@@ -22,7 +22,7 @@ def on_vectors(shape: Shape) -> nn.Module:
 
 def statistics_batch(norm: Norm, full: bool) -> Measured:
     """Test error of an MLP against the number of samples that supply the statistics, beside Batch Norm's."""
-    sizes, seeds, steps = ([32, 16, 8, 4, 2], 3, 600) if full else ([32, 2], 1, 200)
+    sizes, seeds, steps = ([32, 16, 8, 4, 2], 3, 600) if full else ([32, 2], 1, 150)
 
     def errors(net: Norm) -> dict[str, list[float]]:
         return {
@@ -176,8 +176,8 @@ CLAIMS: tuple[Claim, ...] = (
         holds=_level,
         tells=_tell_statistics_batch,
         caveat=(
-            "the paper's optimizer batch is 8 n, with the learning rate in proportion; here it stays at 32, so "
-            "that the statistics are all that changes"
+            "the paper's optimizer batch is 8 n, with the learning rate in proportion; here it stays at 32, "
+            "so that the statistics are all that changes"
         ),
         control="batch",
     ),
