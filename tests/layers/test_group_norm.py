@@ -34,6 +34,6 @@ def test_watch_torchs_own_still_cancels_in_channels_last() -> None:
     assert output_error(theirs, 1e3, torch.contiguous_format) < 1e-3
     assert output_error(theirs, 1e3, torch.channels_last) > 1e-2, (
         f"torch {torch.__version__} has mended channels_last group_norm on the CPU: "
-        "the notebook's watch cell prints 'mended' by itself. Put the prose around that cell (section Numerics of "
+        "the notebook's watch cell prints 'mended' by itself. Put the prose around it (section Numerics of "
         "notebooks/group_norm.py) into the past tense, with the versions that had it, and delete this test."
     )
