@@ -8,7 +8,15 @@ from normtutor.catalog import TECHNIQUES, groups, technique
 from normtutor.lab import digits
 from normtutor.lab.training import accuracy, train
 from normtutor.layers import LayerNorm, WeightNormLinear
-from normtutor.networks import MLP, RNN, CNNWithBatchNorm, Transformer, TransformerBlock, build_norm
+from normtutor.networks import (
+    MLP,
+    RNN,
+    CNNWithBatchNorm,
+    CNNWithGroupNorm,
+    Transformer,
+    TransformerBlock,
+    build_norm,
+)
 
 
 @pytest.mark.parametrize("image_size", [28, 8])
@@ -275,3 +283,33 @@ def test_bad_recurrent_networks_say_what_is_wrong() -> None:
     for shape in ((2, 4), (2, 0, 3), (2, 4, 1)):
         with pytest.raises(ValueError, match=r"\(N, T, 3\) of at least one step"):
             RNN(3, 5)(torch.randn(shape))
+
+
+def test_the_group_norm_network_is_the_seeds() -> None:
+    network = CNNWithGroupNorm()
+    layers = [repr(layer).split(", eps")[0] for layer in (network.norm1, network.norm2, network.norm3)]
+    assert layers == ["GroupNorm(8, 32", "GroupNorm(8, 64", "Identity()"]
+    assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+    assert [CNNWithGroupNorm(num_groups=4).norm1.num_groups, network.fc2.out_features] == [4, 10]
+    with pytest.raises(ValueError, match=r"must divide num_channels \(32\), got 5"):
+        CNNWithGroupNorm(num_groups=5)
+
+
+def test_with_group_norm_company_changes_nothing_even_in_training() -> None:
+    torch.manual_seed(0)
+    network = CNNWithGroupNorm(image_size=8, in_channels=3).double()
+    images = torch.randn(16, 3, 8, 8, dtype=torch.float64)
+    together = network(images)
+    for size in (1, 4, 8):  # the seed's batch sizes
+        apart = torch.cat([network(part) for part in images.split(size)])
+        torch.testing.assert_close(apart, together, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(1, 800), (4, 300)])
+def test_the_group_norm_network_learns_digits_from_tiny_batches(batch_size: int, steps: int) -> None:
+    data = digits()
+    torch.manual_seed(0)
+    network = CNNWithGroupNorm(image_size=8)
+    options = {"steps": steps, "lr": 0.005 * batch_size, "batch_size": batch_size}
+    train(network, data.train_images, data.train_labels, **options)
+    assert accuracy(network, data.test_images, data.test_labels) > 0.7  # chance is 0.1

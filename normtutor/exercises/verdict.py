@@ -225,8 +225,11 @@ def _explain(
 
 def _bug_left(exercise: Exercise, answer: object) -> Verdict:
     """The verdict on an answer that behaves like the faulty code that the exercise begins with."""
-    mine, given = _bytecode(answer), _bytecode(exercise.build(exercise.starter))
-    if mine and mine != given:
+    # CPython compiles `torch.sqrt(x)` in another way where the same file imports torch, as a script does.
+    imports = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
+    given = [_bytecode(exercise.build(source + exercise.starter)) for source in ("", imports)]
+    mine = _bytecode(answer)
+    if mine and mine not in given:
         why = "You changed the code, but nothing that the checker looks at changed: the bug is still in it."
         return _verdict(exercise, "wrong", None, why)
     return _unattempted(exercise, [], "This is the given code: the bug is still in it.")
