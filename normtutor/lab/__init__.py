@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from normtutor.lab.data import digits, minibatches
+    from normtutor.lab.data import digits, minibatches, photographs
     from normtutor.lab.evidence import recorded, recorded_timings
     from normtutor.lab.figures import index_set, label_lines, line_chart, roofline, use_style
     from normtutor.lab.machine import provenance
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # No module has the name of a function: importing one would put the module in the function's place.
 _HOME = {
-    "data": ("digits", "minibatches"),
+    "data": ("digits", "minibatches", "photographs"),
     "evidence": ("recorded", "recorded_timings"),
     "figures": ("index_set", "label_lines", "line_chart", "roofline", "use_style"),
     "machine": ("provenance",),
@@ -48,6 +48,7 @@ __all__ = [
     "memory_table",
     "minibatches",
     "parity",
+    "photographs",
     "provenance",
     "recorded",
     "recorded_timings",
