@@ -97,7 +97,9 @@ def _pixels(name: str) -> Tensor:
             pixels = getattr(data, functions.get(name, name))()
     except ModuleNotFoundError as error:
         why = f"the photograph {name!r} ships inside {package}, which cannot be loaded: {error}. "
-        raise ModuleNotFoundError(f"{why}`pip install {package} pillow` brings it.", name=error.name) from None
+        raise ModuleNotFoundError(
+            f"{why}`pip install {package} pillow` brings it.", name=error.name
+        ) from None
     return torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1) / 255
 
 

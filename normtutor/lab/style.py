@@ -1,16 +1,14 @@
 """Feed-forward style transfer, trained for real: ``python -m normtutor.lab.style`` compares normalizations.
 
 The losses are those of Gatys, Ecker & Bethge 2015 (https://arxiv.org/abs/1508.06576): features for the
-content, Gram matrices of features for the style. The features come from fixed random filters at several scales
-instead of VGG's, which are half a gigabyte and not at hand without a network: random filters have textures
-of their own (Ustyuzhaninov et al. 2016, https://arxiv.org/abs/1606.00021; He, Wang & Hopcroft 2016,
-https://arxiv.org/abs/1606.04801). They know edges and colours but no objects.
+content, Gram matrices of features for the style. The features come from fixed random filters at several
+scales. VGG's, which the papers use, are half a gigabyte of weights to download; random filters are enough to
+describe a texture (Ustyuzhaninov et al. 2016, https://arxiv.org/abs/1606.00021; He, Wang & Hopcroft 2016,
+https://arxiv.org/abs/1606.04801). They know edges and
+colours, but no objects.
 """
 
-import argparse
-import time
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +40,8 @@ class RandomFilters(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         weight = torch.randn(filters, 3, size, size, generator=generator)
-        edges = weight[: 2 * filters // 3]
-        edges -= edges.mean(dim=(2, 3), keepdim=True)
-        self.scales = scales
+        self.scales, self.edges = scales, 2 * filters // 3
+        weight[: self.edges] -= weight[: self.edges].mean(dim=(2, 3), keepdim=True)
         self.register_buffer("weight", weight / weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -89,12 +86,15 @@ class PerceptualLoss(nn.Module):
     def style(self, features: Sequence[Tensor]) -> Tensor:
         """Squared distance of the Gram matrices, relative to the style's own: 0 in its style, 1 for grey."""
         pairs = zip(features, self.targets, strict=True)
-        parts = [(gram(f) - target).square().sum((1, 2)).mean() / target.square().sum() for f, target in pairs]
+        parts = [
+            (gram(f) - target).square().sum((1, 2)).mean() / target.square().sum() for f, target in pairs
+        ]
         return torch.stack(parts).mean()
 
     def content(self, features: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-        """Squared distance of the features at half resolution, relative to their variance in the photograph."""
-        (f, target) = features[1], wanted[1]
+        """Squared distance of the edges at half resolution, relative to their variance in the photographs."""
+        edges = slice(self.filters.edges)
+        f, target = features[1][:, edges], wanted[1][:, edges]
         return (f - target).square().mean() / target.var()
 
     def forward(self, output: Tensor, photograph: Tensor) -> Tensor:
