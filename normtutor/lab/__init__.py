@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from normtutor.lab.data import digits, minibatches, photographs
-    from normtutor.lab.evidence import recorded, recorded_timings
+    from normtutor.lab.evidence import recorded, recorded_style, recorded_timings
     from normtutor.lab.figures import index_set, label_lines, line_chart, roofline, use_style
     from normtutor.lab.machine import provenance
     from normtutor.lab.memory_use import MemoryUse, memory, memory_table
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # No module has the name of a function: importing one would put the module in the function's place.
 _HOME = {
     "data": ("digits", "minibatches", "photographs"),
-    "evidence": ("recorded", "recorded_timings"),
+    "evidence": ("recorded", "recorded_style", "recorded_timings"),
     "figures": ("index_set", "label_lines", "line_chart", "roofline", "use_style"),
     "machine": ("provenance",),
     "memory_use": ("MemoryUse", "memory", "memory_table"),
@@ -51,6 +51,7 @@ __all__ = [
     "photographs",
     "provenance",
     "recorded",
+    "recorded_style",
     "recorded_timings",
     "roofline",
     "show_source",

@@ -4,21 +4,34 @@ The losses are those of Gatys, Ecker & Bethge 2015 (https://arxiv.org/abs/1508.0
 content, Gram matrices of features for the style. The features come from fixed random filters at several
 scales. VGG's, which the papers use, are half a gigabyte of weights to download; random filters are enough to
 describe a texture (Ustyuzhaninov et al. 2016, https://arxiv.org/abs/1606.00021; He, Wang & Hopcroft 2016,
-https://arxiv.org/abs/1606.04801). They know edges and
-colours, but no objects.
+https://arxiv.org/abs/1606.04801). They know edges and colours, but no objects.
 """
 
-from collections.abc import Sequence
+import argparse
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv2d, relu
+from torch.nn.functional import avg_pool2d, conv2d, interpolate, relu
 
 from normtutor.lab.data import photographs
+from normtutor.lab.figures import use_style
+from normtutor.lab.text import table
 from normtutor.networks import Norm, StyleTransferNetwork
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # The four that are trained on, one that only tests, and the one whose style is learned.
 TRAINING, HELD_OUT, STYLE = ("china", "coffee", "rocket", "chelsea"), "astronaut", "flower"
+SMALL = {"width": 8, "crop": 48, "steps": 60, "batch_size": 4, "size": 128}  # seconds on a CPU
+FULL = {"width": 64, "crop": 256, "steps": 400, "batch_size": 4, "size": 512}  # the seed's network, for a GPU
+SHOWN = ("width", "crop", "batch_size", "size", "device")
+
+Comparison = dict[str, Any]
 
 
 class RandomFilters(nn.Module):
@@ -75,11 +88,12 @@ class PerceptualLoss(nn.Module):
     Args:
         style: the picture (3, H, W), −1 black and 1 white, whose Gram matrices are the target.
         content_weight: more of it keeps more of the photograph.
+        filters: what sees the pictures, images → features at several scales; default: random filters.
     """
 
-    def __init__(self, style: Tensor, content_weight: float = 0.1) -> None:
+    def __init__(self, style: Tensor, content_weight: float = 0.03, filters: nn.Module | None = None) -> None:
         super().__init__()
-        self.filters = RandomFilters().to(style.device)
+        self.filters = (RandomFilters() if filters is None else filters).to(style.device)
         self.content_weight = content_weight
         self.targets = [gram(features) for features in self.filters(style[None])]
 
@@ -93,7 +107,7 @@ class PerceptualLoss(nn.Module):
 
     def content(self, features: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         """Squared distance of the edges at half resolution, relative to their variance in the photographs."""
-        edges = slice(self.filters.edges)
+        edges = slice(getattr(self.filters, "edges", None))  # of other features, all
         f, target = features[1][:, edges], wanted[1][:, edges]
         return (f - target).square().mean() / target.var()
 
@@ -130,41 +144,189 @@ def random_crops(images: Sequence[Tensor], count: int, size: int, generator: tor
     return torch.stack(crops)
 
 
-def train_stylizer(
-    norm: Norm,
+class Stylizer(NamedTuple):
+    """A trained network, in evaluation mode, and its loss at every step."""
+
+    network: StyleTransferNetwork
+    losses: list[float]
+
+    @torch.no_grad()
+    def __call__(self, photograph: Tensor) -> Tensor:
+        """The stylized ``photograph``, (3, H, W) → the same, −1 black and 1 white."""
+        y: Tensor = self.network(photograph[None])[0]
+        return y
+
+    @property
+    def final_loss(self) -> float:
+        """Mean over the last fifth of the steps: a single step sees a few random crops."""
+        last = self.losses[-max(len(self.losses) // 5, 1) :]
+        return sum(last) / len(last)
+
+
+def train_stylizers(
+    norms: Sequence[Norm],
     *,
-    width: int,
-    crop: int,
-    steps: int,
+    width: int = 8,
+    crop: int = 48,
+    steps: int = 60,
     batch_size: int = 4,
     size: int = 128,
     lr: float = 0.01,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> tuple[StyleTransferNetwork, list[float]]:
-    """Train a :class:`StyleTransferNetwork` with Adam on random crops; the loss of every step with it.
+    deadline: float = math.inf,
+    filters: nn.Module | None = None,
+) -> list[Stylizer]:
+    """Train one :class:`StyleTransferNetwork` per norm with Adam, in lockstep on the same random crops.
 
     Args:
-        norm: the normalization, see :func:`normtutor.networks.build_norm`.
-        width: of the network.
+        norms: the normalizations, see :func:`normtutor.networks.build_norm`.
+        width: of the networks.
         crop: height and width of a training image.
         steps, batch_size, lr: of the optimization.
-        size: of the photographs, see :func:`pictures`.
+        size: shorter side of the photographs, see :func:`pictures`.
         seed: of the initialization and of the crops.
         device: what trains.
+        deadline: of ``time.monotonic()``; after it no further step is begun, for any of them.
+        filters: of the loss, see :class:`PerceptualLoss`.
     """
     images = pictures(size, device)
-    loss_of = PerceptualLoss(images[STYLE])
-    torch.manual_seed(seed)
-    network = StyleTransferNetwork(norm, width, crop).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+    photographs_ = [images[name] for name in TRAINING]
+    loss_of = PerceptualLoss(images[STYLE], filters=filters)
+    networks, optimizers = [], []
+    for norm in norms:
+        torch.manual_seed(seed)
+        networks.append(StyleTransferNetwork(norm, width, crop).to(device))
+        optimizers.append(torch.optim.Adam(networks[-1].parameters(), lr=lr))
     generator = torch.Generator().manual_seed(seed)
-    losses = []
+    losses: list[list[Tensor]] = [[] for _ in norms]
     for _ in range(steps):
-        crops = random_crops([images[name] for name in TRAINING], batch_size, crop, generator)
-        loss = loss_of(network(crops), crops)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return network, torch.stack(losses).tolist()
+        if time.monotonic() > deadline:
+            break
+        crops = random_crops(photographs_, batch_size, crop, generator)
+        for network, optimizer, seen in zip(networks, optimizers, losses, strict=True):
+            loss = loss_of(network(crops), crops)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen.append(loss.detach())
+        if crops.is_cuda:
+            torch.cuda.synchronize()  # so that the deadline is that of the work, not of its launch
+    return [
+        Stylizer(network.eval(), [loss.item() for loss in seen])
+        for network, seen in zip(networks, losses, strict=True)
+    ]
+
+
+@torch.no_grad()
+def held_out(stylizer: Stylizer, size: int = 128, contrast: float = 0.3) -> dict[str, float]:
+    """What a network makes of the photograph that it was not trained on, and of a dimmed copy.
+
+    Returns:
+        ``loss`` on the photograph; ``loss_dimmed`` when the network sees ``contrast`` times the photograph,
+        the loss still asking for the undimmed one's content; ``change``, the difference between the two
+        outputs, root mean square relative to the standard deviation of the first; ``change_to_grey``, the
+        same for an evenly grey photograph: near 0 if the network ignores what it sees.
+    """
+    device = next(stylizer.network.parameters()).device
+    images = pictures(size, device)
+    photograph, loss_of = images[HELD_OUT], PerceptualLoss(images[STYLE])
+    y, dimmed, grey = (stylizer(factor * photograph) for factor in (1, contrast, 0))
+
+    def change(other: Tensor) -> float:
+        relative: float = ((other - y).square().mean().sqrt() / y.std()).item()
+        return relative
+
+    return {
+        "loss": loss_of(y[None], photograph[None]).item(),
+        "loss_dimmed": loss_of(dimmed[None], photograph[None]).item(),
+        "change": change(dimmed),
+        "change_to_grey": change(grey),
+    }
+
+
+def gallery(rows: Sequence[Mapping[str, Tensor]], size: int = 96) -> "Figure":
+    """Pictures in rows, each under its name.
+
+    Args:
+        rows: name → picture (3, H, W), −1 black and 1 white; its middle square is shown.
+        size: side of a picture in pixels: few, so that a page stays light.
+    """
+    use_style()
+    import matplotlib.pyplot as plt
+
+    columns = max(map(len, rows))
+    figure, grid = plt.subplots(len(rows), columns, figsize=(1.25 * columns, 1.5 * len(rows)), squeeze=False)
+    for axes_row, row in zip(grid, rows, strict=True):
+        for axes in axes_row[len(row) :]:
+            axes.remove()
+        for axes, (name, picture) in zip(axes_row, row.items(), strict=False):
+            side = min(picture.shape[1:])
+            top, left = ((length - side) // 2 for length in picture.shape[1:])
+            square = picture[None, :, top : top + side, left : left + side].float().cpu()
+            small = interpolate(square, size=(size, size), mode="bilinear", antialias=True)[0]
+            levels = ((small + 1) * 31.5).round().clamp(0, 63) / 63  # 64 of them compress well
+            axes.imshow(levels.permute(1, 2, 0).numpy(), interpolation="none")
+            axes.set_title(name, fontsize=9.5)
+            axes.axis("off")
+    plt.close(figure)
+    return figure
+
+
+def compare(norms: Mapping[str, Norm], **settings: Any) -> Comparison:
+    """Train and measure: name → final training loss, and :func:`held_out`'s numbers.
+
+    Args:
+        norms: name → normalization.
+        settings: of :func:`train_stylizers`.
+    """
+    start = time.monotonic()
+    stylizers = train_stylizers(list(norms.values()), **settings)
+    seconds = time.monotonic() - start
+    steps = len(stylizers[0].losses)
+    measured: Comparison = {
+        "settings": {key: settings[key] for key in settings if key in SHOWN},
+        "steps": steps,
+    }
+    if steps:
+        size = settings.get("size", 128)
+        rows = {
+            name: {"training_loss": s.final_loss} | held_out(s, size)
+            for name, s in zip(norms, stylizers, strict=True)
+        }
+        measured |= {"seconds": round(seconds, 2), "networks": rows}
+    return measured
+
+
+def comparison_table(measured: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table of :func:`compare`'s numbers."""
+    head = ["normalization", "training loss", "held out", "at contrast 0.3", "picture changes by"]
+    rows = [
+        [
+            name,
+            *(f"{row[key]:.3f}" for key in ("training_loss", "loss", "loss_dimmed")),
+            f"{row['change']:.1%}",
+        ]
+        for name, row in measured.get("networks", {}).items()
+    ]
+    return head, rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train and print the comparison; small by default, at the seed's full width with ``--full``."""
+    parser = argparse.ArgumentParser(prog="python -m normtutor.lab.style", description=main.__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--full", action="store_true", help="width 64, 256×256 crops: for a GPU")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--norms", nargs="+", default=["instance", "batch"])
+    options = parser.parse_args(arguments)
+    settings = dict(FULL if options.full else SMALL, device=options.device)
+    settings["steps"] = options.steps or settings["steps"]
+    measured = compare({name: name for name in options.norms}, **settings)
+    print(", ".join(f"{key} {value}" for key, value in measured["settings"].items()))
+    print(table(*comparison_table(measured)))
+    print(f"{measured['steps']} steps in {measured.get('seconds', 0)} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,8 +10,8 @@ class StyleTransferBlock(nn.Module):
     """3×3 convolution – norm – ReLU; height and width stay.
 
     The seed's ReLU works in place; this one does not. In place it overwrites what the norm returned, so
-    whoever looks at that (a hook, a figure of the activations) sees the ReLU's output; and what training keeps
-    for the backward pass is the ReLU's output either way.
+    whoever looks at that (a hook, a figure of the activations) sees the ReLU's output instead; and what
+    training keeps for the backward pass is the ReLU's output either way.
 
     Args:
         in_channels, out_channels: of the convolution.
