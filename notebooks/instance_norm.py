@@ -8,21 +8,45 @@
 # ---
 
 
-# %% [markdown]
-# # Instance Normalization
+# %% tags=["remove-cell"]
+# Installs the course's package where it is missing, on Colab for instance.
+# An installed torch or numpy stays exactly as it is.
+import importlib.util
+
+if importlib.util.find_spec("normtutor") is None:
+    import importlib.metadata
+    import pathlib
+    import subprocess
+    import sys
+    import tempfile
+
+    address = "git+https://github.com/normtutor/normtutor"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", address, "--constraint"]
+    present = [name for name in ("torch", "numpy") if importlib.util.find_spec(name)]
+    pins = [f"{name}=={importlib.metadata.version(name)}" for name in present]
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder, "pins.txt")
+        file.write_text("\n".join(pins))
+        done = subprocess.run([*pip, str(file)], capture_output=True, text=True)
+    if done.returncode != 0:
+        message = "Installing the package failed. Is torch 2.6 or newer? pip says:\n"
+        raise RuntimeError(message + done.stderr)
+    importlib.invalidate_caches()  # # Instance Normalization
 #
 # $$
 # y = \gamma \, \frac{x - \mu_I}{\sqrt{\sigma_I^2 + \varepsilon}} + \beta
 # $$
 #
-# Batch Normalization's formula, with the mean and the deviation of **one channel of one sample**. Dmitry Ulyanov, Andrea
-# Vedaldi and Victor Lempitsky published it in [2016](https://arxiv.org/abs/1607.08022), for pictures.
+# Batch Normalization's formula, with the mean and the deviation of **one channel of one sample**. Dmitry
+# Ulyanov, Andrea Vedaldi and Victor Lempitsky published it in [2016](https://arxiv.org/abs/1607.08022), for
+# pictures.
 #
-# In this chapter you train a network that paints, prove what it can no longer see, derive the layer forward and
-# backward, prove it right and time it, find out what the invariance costs, and then write it yourself, graded.
+# In this chapter you train a network that paints, prove what it can no longer see, derive the layer forward
+# and backward, prove it right and time it, find out what the invariance costs, and then write it yourself,
+# graded.
 #
-# You need: [Batch Normalization's chapter](batch_norm.ipynb), to which this one refers where nothing changes. It runs
-# top to bottom in under a minute, on a CPU or a GPU.
+# You need: [Batch Normalization's chapter](batch_norm.ipynb), to which this one refers where nothing
+# changes. It runs top to bottom in under a minute, on a CPU or a GPU.
 
 # %% tags=["remove-cell"]
 # Installs the course's package where it is missing, on Colab for instance.
@@ -52,10 +76,11 @@ if importlib.util.find_spec("normtutor") is None:
 # %% [markdown]
 # ## What it is for
 #
-# A picture's *style* should not depend on how bright the day was. Instance Normalization gives every channel
-# of every single picture mean 0 and variance 1: the picture's own contrast and brightness are gone, and what
-# the network paints does not depend on them. Ulyanov, Vedaldi and Lempitsky changed one line of a
-# style-transfer network, Batch Normalization became Instance Normalization, and the pictures became much better.
+# A picture's *style* should not depend on how bright the day was. Instance Normalization gives every
+# channel of every single picture mean 0 and variance 1: the picture's own contrast and brightness are gone,
+# and what the network paints does not depend on them. Ulyanov, Vedaldi and Lempitsky changed one line of a
+# style-transfer network, Batch Normalization became Instance Normalization, and the pictures became much
+# better.
 #
 # The statistics are taken **per sample and channel**, over the positions. No sample sees another, so training
 # and evaluation are the same function, and a batch of one is fine.
@@ -77,19 +102,20 @@ index_set("batch", "instance")
 # %% [markdown]
 # ## The problem, felt
 #
-# Train a network to paint photographs in the style of a dahlia's petals. The network is the seed of this course's:
-# five blocks of convolution, normalization and ReLU, here an eighth as wide (8, 16, 32, 16, 8 channels instead
-# of 64, 128, 256, 128, 64), so that it trains on a CPU while you watch. Two versions differ in the
-# normalization alone; they start from the same weights and see the same crops of four photographs.
+# Train a network to paint photographs in the style of a dahlia's petals. The network is the seed of this
+# course's: five blocks of convolution, normalization and ReLU, here an eighth as wide (8, 16, 32, 16, 8
+# channels instead of 64, 128, 256, 128, 64), so that it trains on a CPU while you watch. Two versions
+# differ in the normalization alone; they start from the same weights and see the same crops of four
+# photographs.
 #
-# What "in the style of" means is a loss. Gatys, Ecker and Bethge
-# ([2015](https://arxiv.org/abs/1508.06576)) compare *features*: the content loss asks for the features of the
-# photograph where they are; the style loss asks for their **Gram matrices**, which features occur together,
-# wherever that is. Their features come from VGG, a network of half a gigabyte. Here fixed **random filters** at
-# three scales do: a single layer of them is enough to synthesize textures
-# ([Ustyuzhaninov et al. 2016](https://arxiv.org/abs/1606.00021)), and deeper random networks give
-# stylizations too ([He et al. 2016](https://arxiv.org/abs/1606.04801)). They know edges and colours but no
-# objects: expect petals and paint, not a masterpiece. (An exercise asks you for the Gram matrix.)
+# What "in the style of" means is a loss. Gatys, Ecker and Bethge ([2015](https://arxiv.org/abs/1508.06576))
+# compare *features*: the content loss asks for the features of the photograph where they are; the style
+# loss asks for their **Gram matrices**, which features occur together, wherever that is. Their features
+# come from VGG, a network of half a gigabyte. Here fixed **random filters** at three scales do: a single
+# layer of them is enough to synthesize textures ([Ustyuzhaninov et al.
+# 2016](https://arxiv.org/abs/1606.00021)), and deeper random networks give stylizations too ([He et al.
+# 2016](https://arxiv.org/abs/1606.04801)). They know edges and colours but no objects: expect petals and
+# paint, not a masterpiece. (An exercise asks you for the Gram matrix.)
 
 # %%
 from normtutor.lab import show_source
@@ -146,15 +172,15 @@ for name, stylizer in (("instance", instance), ("batch", batch)):
 # difference apart: what exactly is invariant, what it costs, and what is lost with it.
 #
 # Photographs: Eileen Collins by NASA (public domain); dahlia by
-# [vultilion](https://www.flickr.com/photos/vultilion/6056698931/), CC BY 2.0, cropped; in training the Summer
-# Palace by [danielbuechele](https://www.flickr.com/photos/danielbuechele/6061409035/), CC BY 2.0, a coffee cup by
-# Rachel Michetti (CC0), a rocket by SpaceX (public domain), Chelsea the cat by Stefan van der Walt (CC0). They
-# ship inside scikit-learn and scikit-image.
+# [vultilion](https://www.flickr.com/photos/vultilion/6056698931/), CC BY 2.0, cropped; in training the
+# Summer Palace by [danielbuechele](https://www.flickr.com/photos/danielbuechele/6061409035/), CC BY 2.0, a
+# coffee cup by Rachel Michetti (CC0), a rocket by SpaceX (public domain), Chelsea the cat by Stefan van der
+# Walt (CC0). They ship inside scikit-learn and scikit-image.
 #
 # ## The forward formula
 #
-# The formula is Batch Normalization's over another index set. An element $i = (i_N, i_C, i_H, i_W)$ shares its
-# statistics with its own channel in its own sample:
+# The formula is Batch Normalization's over another index set. An element $i = (i_N, i_C, i_H, i_W)$ shares
+# its statistics with its own channel in its own sample:
 #
 # $$
 # S_i = \lbrace k \mid k_N = i_N,\; k_C = i_C \rbrace, \qquad m = H W
@@ -191,8 +217,9 @@ def forward(x, gamma=None, beta=None, eps=1e-5):
 
 
 # %% [markdown]
-# By hand: two pictures of one channel and two pixels. The first holds 1 and 5 (mean 3, deviation 2), the second 30
-# and 70 (mean 50, deviation 20). Batch Normalization would see four values of one channel; here each picture becomes
+# By hand: two pictures of one channel and two pixels. The first holds 1 and 5 (mean 3, deviation 2), the
+# second 30 and 70 (mean 50, deviation 20). Batch Normalization would see four values of one channel; here
+# each picture becomes
 # $\pm 1$.
 
 # %% tags=["nbval-check-output"]
@@ -214,13 +241,14 @@ print("batch:   ", [round(value, 2) for value in together.flatten().tolist()])
 # \end{aligned}
 # $$
 #
-# Exactly equal but for $\varepsilon$, which counts as if it were $\varepsilon / a^2$: invariance ends where the contrast
+# Exactly equal but for $\varepsilon$, which counts as if it were $\varepsilon / a^2$: invariance ends where
+# the contrast
 # $a \sigma$ falls to $\sqrt{\varepsilon}$, about 0.003. A negative $a$ flips the sign.
 #
-# A convolution without padding is linear, $W * (a x + b) + c = a (W * x) + \text{const}$ in each channel, so the
-# same holds for **convolution, then Instance Normalization**: whole networks that begin like this cannot see the
-# contrast or the brightness of what they are shown. Zero padding is linear in $x$, but not blind to $b$: it
-# adds a dark frame. Check each of these sentences, in float64:
+# A convolution without padding is linear, $W * (a x + b) + c = a (W * x) + \text{const}$ in each channel,
+# so the same holds for **convolution, then Instance Normalization**: whole networks that begin like this
+# cannot see the contrast or the brightness of what they are shown. Zero padding is linear in $x$, but not
+# blind to $b$: it adds a dark frame. Check each of these sentences, in float64:
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -287,9 +315,9 @@ line_chart(
 # \end{aligned}
 # $$
 #
-# **Two kinds of sums** meet here, and mixing them up is the classic mistake. The paths through $\mu$ and $\sigma^2$ stay
-# inside one map, since no other sample used them. But $\gamma_c$ and $\beta_c$ acted in every sample, so theirs
-# run over the batch as well:
+# **Two kinds of sums** meet here, and mixing them up is the classic mistake. The paths through $\mu$ and
+# $\sigma^2$ stay inside one map, since no other sample used them. But $\gamma_c$ and $\beta_c$ acted in
+# every sample, so theirs run over the batch as well:
 #
 # $$
 # \frac{\partial L}{\partial \beta_c} = \sum_{i:\, i_C = c} g_i, \qquad
@@ -320,8 +348,8 @@ class OneMap(torch.autograd.Function):
 
 
 # %% [markdown]
-# Two samples of one channel share $\gamma$ and $\beta$. Compare with what autograd makes of the forward formula, and
-# with finite differences:
+# Two samples of one channel share $\gamma$ and $\beta$. Compare with what autograd makes of the forward
+# formula, and with finite differences:
 
 # %% tags=["nbval-check-output"]
 x = torch.randn(2, 1, 12, dtype=torch.float64, requires_grad=True)
@@ -373,9 +401,10 @@ show_source(functional.instance_norm)
 show_source(layers.InstanceNorm2d.forward)
 
 # %% [markdown]
-# It takes torch's arguments, and torch's defaults, which differ from Batch Normalization's: **`affine=False`
-# and `track_running_stats=False`**. By default there is nothing to learn and nothing to store. (The founding draft
-# of this course had `affine=True`, and the network of this chapter asks for it too.)
+# It takes torch's arguments, and torch's defaults, which differ from Batch Normalization's:
+# **`affine=False` and `track_running_stats=False`**. By default there is nothing to learn and nothing to
+# store. (The founding draft of this course had `affine=True`, and the network of this chapter asks for it
+# too.)
 
 # %% tags=["nbval-check-output"]
 for options in (
@@ -412,11 +441,11 @@ for shape in technique("instance").parity_shapes:
 # %% [markdown]
 # ## Training, inference, and statistics that are kept
 #
-# Without tracking there is one function for both modes. With `track_running_stats=True` the layer behaves in
-# training as before, and keeps averages on the side: per channel, the **mean over the samples** of their means and of
-# their *unbiased* variances. In evaluation it uses these, as Batch Normalization does. By hand, with
-# `momentum=1.0`: two samples, one with the values 1 and 5 (mean 3, unbiased variance 8), one with 10 and 10
-# (mean 10, variance 0).
+# Without tracking there is one function for both modes. With `track_running_stats=True` the layer behaves
+# in training as before, and keeps averages on the side: per channel, the **mean over the samples** of their
+# means and of their *unbiased* variances. In evaluation it uses these, as Batch Normalization does. By
+# hand, with `momentum=1.0`: two samples, one with the values 1 and 5 (mean 3, unbiased variance 8), one
+# with 10 and 10 (mean 10, variance 0).
 
 # %% tags=["nbval-check-output"]
 layer = layers.InstanceNorm1d(1, momentum=1.0, track_running_stats=True)
@@ -428,10 +457,10 @@ print("counter after one batch:   ", layer.num_batches_tracked.item())
 
 # %% [markdown]
 # The running variance is 4, where Batch Normalization would store the variance of all four values: how the
-# samples' *means* differ does not count here. **The counter stays at 0**: torch keeps `num_batches_tracked` for the
-# checkpoint's sake and never moves it; so with `momentum=None` there is no cumulative average, and the buffers stay
-# where they are. And tracking **gives the invariance away**: in evaluation the layer is a fixed affine map, and
-# fog comes through.
+# samples' *means* differ does not count here. **The counter stays at 0**: torch keeps `num_batches_tracked`
+# for the checkpoint's sake and never moves it; so with `momentum=None` there is no cumulative average, and
+# the buffers stay where they are. And tracking **gives the invariance away**: in evaluation the layer is a
+# fixed affine map, and fog comes through.
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -448,10 +477,11 @@ for tracked in (False, True):
 # %% [markdown]
 # ## Numerics
 #
-# The variance has the cancellation that [Batch Normalization's chapter](batch_norm.ipynb) shows, and the same cure.
-# What is new is how *few* and how *flat* the values of one map can be. A clear sky is a map without
-# contrast: its variance is 0, its output is 0, and nothing but $\varepsilon$ prevents 0/0. A sky with the noise
-# of 8 bits, half a level or 0.002, is amplified until the noise has almost the contrast of a building. The gain is
+# The variance has the cancellation that [Batch Normalization's chapter](batch_norm.ipynb) shows, and the
+# same cure. What is new is how *few* and how *flat* the values of one map can be. A clear sky is a map
+# without contrast: its variance is 0, its output is 0, and nothing but $\varepsilon$ prevents 0/0. A sky
+# with the noise of 8 bits, half a level or 0.002, is amplified until the noise has almost the contrast of a
+# building. The gain is
 # $1/\sqrt{\sigma^2 + \varepsilon}$, at most 316:
 
 # %% tags=["nbval-check-output"]
@@ -467,9 +497,9 @@ for deviation in (1.0, 0.1, 0.002, 0.0001):
     print(f"deviation {deviation:<7g} → {out:.2f}, gain {out / deviation:.0f}")
 
 # %% [markdown]
-# Half precision sharpens this: float16 cannot hold $\sigma^2$ below $6 \cdot 10^{-8}$, and a bfloat16 picture around
-# 0.7 has steps of 0.004, so its flat regions have false edges of their own. The package computes
-# float16 and bfloat16 in float32. Where the mean is large, compare with float64:
+# Half precision sharpens this: float16 cannot hold $\sigma^2$ below $6 \cdot 10^{-8}$, and a bfloat16
+# picture around 0.7 has steps of 0.004, so its flat regions have false edges of their own. The package
+# computes float16 and bfloat16 in float32. Where the mean is large, compare with float64:
 
 
 # %%
@@ -496,8 +526,8 @@ assert row[-1] < 1e-5, "the package's layer should be right to rounding at 10⁴
 # %% [markdown]
 # ## Parity
 #
-# The rule, the candidates and the columns are those of [Batch Normalization's chapter](batch_norm.ipynb): closed
-# form in extended precision as the truth, torch as one more candidate.
+# The rule, the candidates and the columns are those of [Batch Normalization's chapter](batch_norm.ipynb):
+# closed form in extended precision as the truth, torch as one more candidate.
 
 # %%
 from normtutor.lab import parity
@@ -515,10 +545,10 @@ print(report.table(by=("dtype", "layout"), quantity="output", offset=1e4))
 # %% [markdown]
 # ## Timing
 #
-# Here Instance Normalization has an advantage over Batch Normalization. One map is small: a GPU block can hold
-# it, so $x$ is read once even where the tensor is larger than the cache. At best **2 passes forward and 3 backward**,
-# against Batch Normalization's 3 and 5. The bound and the method are explained in
-# [that chapter](batch_norm.ipynb).
+# Here Instance Normalization has an advantage over Batch Normalization. One map is small: a GPU block can
+# hold it, so $x$ is read once even where the tensor is larger than the cache. At best **2 passes forward
+# and 3 backward**, against Batch Normalization's 3 and 5. The bound and the method are explained in [that
+# chapter](batch_norm.ipynb).
 
 # %%
 from normtutor.lab import bench
@@ -540,8 +570,8 @@ print(recorded("instance"))
 # %% [markdown]
 # ## Memory
 #
-# The closed form needs one tensor of the input's size and one $r$ per map. The eager layer keeps what its operations
-# ask for.
+# The closed form needs one tensor of the input's size and one $r$ per map. The eager layer keeps what its
+# operations ask for.
 
 # %%
 from normtutor.lab import memory, memory_table
@@ -566,9 +596,10 @@ show_source(networks.StyleTransferBlock)
 
 # %% [markdown]
 # Three decisions differ from the draft. Its `nn.InstanceNorm2d` learned no $\gamma$ and $\beta$, unnoticed,
-# since that is torch's default; here they are learned. Its ReLU worked **in place**; here it does not, because whatever
-# looks at the normalized activation afterwards finds the ReLU's output in its place. Nothing is lost by that: what autograd keeps
-# for the backward pass is the ReLU's output in either case, measured:
+# since that is torch's default; here they are learned. Its ReLU worked **in place**; here it does not,
+# because whatever looks at the normalized activation afterwards finds the ReLU's output in its place.
+# Nothing is lost by that: what autograd keeps for the backward pass is the ReLU's output in either case,
+# measured:
 
 # %%
 x = torch.randn(4, 16, 32, 32, requires_grad=True)
@@ -587,7 +618,8 @@ assert seen[0].min() == 0, (
 )
 
 # %% [markdown]
-# And its demonstration ran an *untrained* network on noise: a picture of nothing. Yours has been trained; look at how:
+# And its demonstration ran an *untrained* network on noise: a picture of nothing. Yours has been trained;
+# look at how:
 
 
 # %% mystnb={"image": {"alt": "Training loss against step for the style-transfer networks, averaged over ten steps. The curve with Instance Normalization falls below the one with Batch Normalization and stays there."}}
@@ -612,8 +644,8 @@ line_chart(
 # ### Two published claims, put to the test
 #
 # Each is tested here, briefly, and in full by `make claims`, as in [Batch Normalization's
-# chapter](batch_norm.ipynb). The first is Ulyanov's learning curves; a test of the course leaves the normalization
-# out and sees the claim fail.
+# chapter](batch_norm.ipynb). The first is Ulyanov's learning curves; a test of the course leaves the
+# normalization out and sees the claim fail.
 
 # %%
 from normtutor.lab import claims
@@ -624,9 +656,9 @@ print(claims.recorded("instance_norm.stylization"))
 assert outcome.holds
 
 # %% [markdown]
-# The second is what you saw above, with numbers. Its test puts Batch Normalization in Instance Normalization's place.
-# A network that ignores the photograph would pass without merit; that is why a grey photograph must
-# give another picture.
+# The second is what you saw above, with numbers. Its test puts Batch Normalization in Instance
+# Normalization's place. A network that ignores the photograph would pass without merit; that is why a grey
+# photograph must give another picture.
 
 # %%
 outcome = claims.run("instance_norm.contrast")
@@ -642,11 +674,11 @@ assert outcome.holds
 print(recorded_style())
 
 # %% [markdown]
-# With VGG's features instead of random filters, the network learns to paint objects' parts and not only edges. On Colab,
-# with a GPU, set the flag; the weights are a download of half a gigabyte.
+# With VGG's features instead of random filters, the network learns to paint objects' parts and not only
+# edges. On Colab, with a GPU, set the flag; the weights are a download of half a gigabyte.
 
 # %%
-VGG = False
+VGG, painted = False, None
 
 if VGG:
     from torchvision.models import VGG16_Weights, vgg16
@@ -675,13 +707,14 @@ if VGG:
     settings = style.FULL | {"lr": 0.001, "device": "cuda", "filters": VGGFeatures()}
     (painter,) = style.train_stylizers(["instance"], **settings)
     large = style.pictures(512, "cuda")[style.HELD_OUT]
-    display(style.gallery([{"VGG": painter(large)}], size=256))  # noqa: F821
+    painted = style.gallery([{"VGG": painter(large)}], size=256)
+painted
 
 # %% [markdown]
 # ## What it throws away
 #
-# What the layer cannot see, no loss can teach. Take the digits, dim every second one to three tenths, and ask a
-# network one thing: *was this one dimmed?* Any pixel's brightness tells.
+# What the layer cannot see, no loss can teach. Take the digits, dim every second one to three tenths, and
+# ask a network one thing: *was this one dimmed?* Any pixel's brightness tells.
 
 # %%
 from normtutor.lab import accuracy, digits, train
@@ -697,20 +730,25 @@ def dim_every_second(images):
 seen_images, seen_labels = dim_every_second(data.train_images)
 new_images, new_labels = dim_every_second(data.test_images)
 right = {}
-for norm in ("batch", "group", "instance"):
+for name in ("batch", "instance", "group", "group, no bias"):
     torch.manual_seed(0)
-    network = networks.CNNWithBatchNorm(num_classes=2, image_size=8, norm=norm)
+    network = networks.CNNWithBatchNorm(
+        num_classes=2, image_size=8, norm=name.partition(",")[0]
+    )
+    if "no bias" in name:
+        network.conv1.bias = None
     train(network, seen_images, seen_labels, steps=60, lr=0.05)
-    right[norm] = accuracy(network, new_images, new_labels)
-    print(f"{norm:9} {right[norm]:.1%} right")
+    right[name] = accuracy(network, new_images, new_labels)
+    print(f"{name:14} {right[name]:.1%} right")
 assert right["batch"] > 0.95
 assert right["instance"] < 0.6, "Instance Normalization was expected to be blind"
 
 # %% [markdown]
-# Instance Normalization guesses, by the proof above: the first convolution and the normalization after it have
-# already deleted the answer. Batch Normalization keeps it, since it divides all digits by one number. Group
-# Normalization divides each digit by its own too, so it can only go by what a convolution's *bias* leaves in the
-# comparison of channels.
+# Instance Normalization guesses, by the proof above: the first convolution and the normalization after it
+# have already deleted the answer. Batch Normalization keeps it, since it divides all digits by one number.
+# Group Normalization divides each digit by its own too, and yet it sees: the convolution's *bias* does not
+# shrink with the picture, and within a group of channels it stays as the yardstick. Without that bias it is
+# as blind.
 #
 # And where contrast says nothing about the class? On the plain digits:
 
@@ -724,19 +762,21 @@ for norm in ("batch", "instance"):
     print(f"{norm:9} {plain:.1%} right, in fog {foggy_digits:.1%}")
 
 # %% [markdown]
-# So the rule is not "Instance Normalization is bad for classification" but: it deletes each map's mean and scale.
-# *How strong* a feature is in a picture, and which features are strong together, is what most classifiers live on; where
-# it is a nuisance, as fog is, deleting it helps. Networks have been built that keep both kinds of channels
-# ([Pan et al. 2018](https://arxiv.org/abs/1807.09441)).
+# So "Instance Normalization is bad for classification" is too simple. It deletes each map's mean and scale.
+# On these digits that costs next to nothing, and fog no longer matters; where *how strong* a feature is, or
+# how often it occurs, is the answer, it deletes the answer. For photographs both are wanted: Pan et al.
+# ([2018](https://arxiv.org/abs/1807.09441)) build classifiers with some channels of either kind.
 #
 # ## Variants
 #
-# **One style per set of $\gamma$ and $\beta$.** If Instance Normalization deletes a picture's style, then $\gamma$ and
+# **One style per set of $\gamma$ and $\beta$.** If Instance Normalization deletes a picture's style, then
+# $\gamma$ and
 # $\beta$ are where a new one comes in. Dumoulin et al.
-# ([2017](https://arxiv.org/abs/1610.07629)) train one network for many styles: all weights are shared, and each style
-# has its own $\gamma$ and $\beta$ (conditional Instance Normalization).
+# ([2017](https://arxiv.org/abs/1610.07629)) train one network for many styles: all weights are shared, and
+# each style has its own $\gamma$ and $\beta$ (conditional Instance Normalization).
 #
-# **Adaptive Instance Normalization** (Huang & Belongie [2017](https://arxiv.org/abs/1703.06868)) learns none at all: it takes
+# **Adaptive Instance Normalization** (Huang & Belongie [2017](https://arxiv.org/abs/1703.06868)) learns
+# none at all: it takes
 # $\gamma$ and $\beta$ from the style picture, its standard deviation and mean, in every channel. They do it to VGG's
 # features and train a decoder; done to the three colour channels themselves, it is a transfer of colours:
 
@@ -760,18 +800,20 @@ style.gallery(
             "the dahlia's colours": with_colours_of(petals),
             "the sky's": with_colours_of(sky),
         }
-    ]
+    ],
+    size=72,
 )
 
 # %% [markdown]
-# (The sky is the Hubble deep field, NASA, public domain.) An exercise asks you for AdaIN on a batch of features.
+# (The sky is the Hubble deep field, NASA, public domain.) An exercise asks you for AdaIN on a batch of
+# features.
 #
 # ## Pitfalls
 #
-# **`InstanceNorm1d` and a table $(N, D)$.** It has no positions to average over, and Instance Normalization of it
-# would be all zeros. torch does not say so: it takes a 2D input for *one* sample $(C, L)$, and normalizes each row
-# over its features. That is Layer Normalization by accident, and nobody warns if $N$ happens to be
-# `num_features`.
+# **`InstanceNorm1d` and a table $(N, D)$.** It has no positions to average over, and Instance Normalization
+# of it would be all zeros. torch does not say so: it takes a 2D input for *one* sample $(C, L)$, and
+# normalizes each row over its features. That is Layer Normalization by accident, and nobody warns if $N$
+# happens to be `num_features`.
 
 # %% tags=["nbval-check-output"]
 import warnings
@@ -794,9 +836,10 @@ except ValueError as error:
     print("with affine:", error)
 
 # %% [markdown]
-# **`view` needs contiguous memory.** The founding draft made one row per map with
-# `x.view(batch_size * num_channels, height * width)`. That stops on a `channels_last` tensor, the layout that GPUs prefer
-# for convolutions. (It also took `momentum` as an argument and ignored it.) A `reshape` mends it, or no reshape at all.
+# **`view` needs contiguous memory.** The founding draft made one row per map with `x.view(batch_size *
+# num_channels, height * width)`. That stops on a `channels_last` tensor, the layout that GPUs prefer for
+# convolutions. (It also took `momentum` as an argument and ignored it.) A `reshape` mends it, or no reshape
+# at all.
 
 # %% tags=["nbval-check-output"]
 x = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
@@ -808,9 +851,9 @@ print("the package:", same(layers.InstanceNorm2d(3)(x), forward(x)))
 
 # %% [markdown]
 # **A convolution's bias before it is dead weight**, as before Batch Normalization: the mean takes it out.
-# **Small maps.** Deep in a network a map may have few positions: with 2 × 2, four values become a mean, a variance and
-# two degrees of freedom; with 1 × 1 nothing is left, and the layer refuses. After global pooling there is nothing to
-# normalize.
+# **Small maps.** Deep in a network a map may have few positions: with 2 × 2, four values become a mean, a
+# variance and two degrees of freedom; with 1 × 1 nothing is left, and the layer refuses. After global
+# pooling there is nothing to normalize.
 
 # %% tags=["nbval-check-output"]
 layer = layers.InstanceNorm2d(1)
@@ -825,14 +868,14 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# **Crops are not the picture.** The statistics of a 48 × 48 crop differ from those of the whole photograph: the sky
-# alone, the face alone. A network trained on crops meets other statistics at full size; tiles
-# of a large picture, stylized one by one, do not fit together at their seams.
+# **Crops are not the picture.** The statistics of a 48 × 48 crop differ from those of the whole photograph:
+# the sky alone, the face alone. A network trained on crops meets other statistics at full size; tiles of a
+# large picture, stylized one by one, do not fit together at their seams.
 #
 # ## Exercises
 #
-# Nine tasks, the last one a challenge. Write your answer in the cell under each statement and run it. `hint("…")` gives the
-# next hint, `solution("…")` the reference.
+# Nine tasks, the last one a challenge. Write your answer in the cell under each statement and run it.
+# `hint("…")` gives the next hint, `solution("…")` the reference.
 
 # %%
 from normtutor.exercises import check, progress, statement
@@ -1001,8 +1044,8 @@ progress()
 #
 # Choose an answer by opening it.
 #
-# **1. A batch of 8 images, 64 channels, 16×16. How many means does `InstanceNorm2d` compute, and how many values
-# does it learn by default?**
+# **1. A batch of 8 images, 64 channels, 16×16. How many means does `InstanceNorm2d` compute, and how many
+# values does it learn by default?**
 #
 # <details>
 # <summary>512 means, nothing learned</summary>
@@ -1040,8 +1083,8 @@ progress()
 # <details>
 # <summary>Whether there are many vertical edges or few, of the same strength</summary>
 #
-# Hardly: how much a feature occurs in a picture moves its map's mean and deviation, and both are taken away. What is
-# left is how the occurrences are distributed.
+# Hardly: how much a feature occurs in a picture moves its map's mean and deviation, and both are taken
+# away. What is left is how the occurrences are distributed.
 #
 # </details>
 #
@@ -1066,7 +1109,8 @@ progress()
 #
 # </details>
 #
-# **4. In the backward pass, over what does the sum in $\partial L / \partial \gamma_c$ run, and over what the mean in
+# **4. In the backward pass, over what does the sum in $\partial L / \partial \gamma_c$ run, and over what
+# the mean in
 # $\partial L / \partial x$?**
 #
 # <details>

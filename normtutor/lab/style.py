@@ -245,7 +245,7 @@ def held_out(stylizer: Stylizer, size: int = 128, contrast: float = 0.3) -> dict
     }
 
 
-def gallery(rows: Sequence[Mapping[str, Tensor]], size: int = 96) -> "Figure":
+def gallery(rows: Sequence[Mapping[str, Tensor]], size: int = 88) -> "Figure":
     """Pictures in rows, each under its name.
 
     Args:
@@ -265,7 +265,7 @@ def gallery(rows: Sequence[Mapping[str, Tensor]], size: int = 96) -> "Figure":
             top, left = ((length - side) // 2 for length in picture.shape[1:])
             square = picture[None, :, top : top + side, left : left + side].float().cpu()
             small = interpolate(square, size=(size, size), mode="bilinear", antialias=True)[0]
-            levels = ((small + 1) * 31.5).round().clamp(0, 63) / 63  # 64 of them compress well
+            levels = ((small + 1) * 23.5).round().clamp(0, 47) / 47  # 48 of them compress well
             axes.imshow(levels.permute(1, 2, 0).numpy(), interpolation="none")
             axes.set_title(name, fontsize=9.5)
             axes.axis("off")
