@@ -621,7 +621,7 @@ line_chart(
 # ### Two published claims, put to the test
 #
 # Each is tested here, briefly, and in full by `make claims`, as in [Batch Normalization's
-# chapter](batch_norm.ipynb). The first is Ulyanov's learning curves; a test of the course leaves the
+# chapter](batch_norm.ipynb). The first is about the training loss; a test of the course leaves the
 # normalization out and sees the claim fail.
 
 # %%
@@ -1113,17 +1113,18 @@ progress()
 #
 # - Ulyanov, Vedaldi, Lempitsky: [Instance Normalization: The Missing Ingredient for Fast
 #   Stylization](https://arxiv.org/abs/1607.08022), 2016. The method, and the argument from contrast.
-# - Ulyanov, Vedaldi, Lempitsky: [Improved Texture Networks](https://arxiv.org/abs/1701.02096), 2017. Learning curves against
-#   Batch Normalization.
-# - Gatys, Ecker, Bethge: [A Neural Algorithm of Artistic Style](https://arxiv.org/abs/1508.06576), 2015. Gram matrices as style.
+# - Ulyanov, Vedaldi, Lempitsky: [Improved Texture Networks](https://arxiv.org/abs/1701.02096), 2017. Section 4:
+#   stylization with Instance instead of Batch Normalization.
+# - Gatys, Ecker, Bethge: [A Neural Algorithm of Artistic Style](https://arxiv.org/abs/1508.06576), 2015. Gram
+#   matrices as style.
 # - Johnson, Alahi, Fei-Fei: [Perceptual Losses for Real-Time Style Transfer and
 #   Super-Resolution](https://arxiv.org/abs/1603.08155), 2016. The feed-forward network and its loss.
 # - Ustyuzhaninov, Brendel, Gatys, Bethge: [Texture Synthesis Using Shallow Convolutional Networks with Random
 #   Filters](https://arxiv.org/abs/1606.00021), 2016.
 # - He, Wang, Hopcroft: [A Powerful Generative Model Using Random Weights for the Deep Image
 #   Representation](https://arxiv.org/abs/1606.04801), 2016.
-# - Dumoulin, Shlens, Kudlur: [A Learned Representation for Artistic Style](https://arxiv.org/abs/1610.07629), 2017.
-#   Conditional Instance Normalization.
+# - Dumoulin, Shlens, Kudlur: [A Learned Representation for Artistic Style](https://arxiv.org/abs/1610.07629),
+#   2017. Conditional Instance Normalization.
 # - Huang, Belongie: [Arbitrary Style Transfer in Real-time with Adaptive Instance
 #   Normalization](https://arxiv.org/abs/1703.06868), 2017.
 # - Pan, Luo, Shi, Tang: [Two at Once: Enhancing Learning and Generalization Capacities via

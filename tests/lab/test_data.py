@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from skimage import data as shipped
 
 from normtutor.lab import digits, minibatches, photographs
 from normtutor.lab.data import PHOTOGRAPHS
@@ -70,6 +71,8 @@ def test_photographs_come_out_of_the_installed_packages(monkeypatch: pytest.Monk
         assert min(image.shape[1:]) == 32
         assert 0 <= image.min() < image.mean() < image.max() <= 1
     assert found["china"].shape == (3, 32, 48)  # 427 × 640: the proportions stay
+    as_it_ships = torch.tensor(shipped.chelsea()).permute(2, 0, 1) / 255
+    torch.testing.assert_close(photographs("chelsea", size=300)["chelsea"], as_it_ships)
     red, green, blue = found["retina"].mean((1, 2))
     assert red > green > blue
 
