@@ -1,5 +1,7 @@
 """The course's networks: shapes, the choice of the normalization, and that they learn real digits."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,9 @@ from normtutor.networks import (
     RNN,
     CNNWithBatchNorm,
     CNNWithGroupNorm,
+    Norm,
+    StyleTransferBlock,
+    StyleTransferNetwork,
     Transformer,
     TransformerBlock,
     build_norm,
@@ -313,3 +318,44 @@ def test_the_group_norm_network_learns_digits_from_tiny_batches(batch_size: int,
     options = {"steps": steps, "lr": 0.005 * batch_size, "batch_size": batch_size}
     train(network, data.train_images, data.train_labels, **options)
     assert accuracy(network, data.test_images, data.test_labels) > 0.7  # chance is 0.1
+
+
+def test_the_style_network_is_the_seeds_at_full_width() -> None:
+    network = StyleTransferNetwork()
+    blocks = [m for m in network.modules() if isinstance(m, StyleTransferBlock)]
+    assert [b.conv.out_channels for b in blocks] == [64, 128, 256, 128, 64]
+    assert {(type(b.norm).__name__, b.norm.affine) for b in blocks} == {("InstanceNorm2d", True)}
+    # The seed's 3×3 convolutions with their biases; and γ and β, which its InstanceNorm2d did not learn.
+    convolutions = sum(9 * a * b + b for a, b in pairwise((3, 64, 128, 256, 128, 64, 3)))
+    affine = 2 * (64 + 128 + 256 + 128 + 64)
+    assert sum(p.numel() for p in network.parameters()) == convolutions + affine
+
+
+@pytest.mark.parametrize("norm", ["none", *TECHNIQUES, lambda shape: nn.GroupNorm(1, shape[1])])
+def test_a_stylized_picture_has_the_photographs_shape_and_a_pictures_range(norm: Norm) -> None:
+    network = StyleTransferNetwork(norm, width=2, image_size=12)
+    y = network(3 * torch.randn(2, 3, 12, 12))
+    assert y.shape == (2, 3, 12, 12)
+    assert y.abs().max() <= 1
+    if norm not in ("layer", "rms"):  # those have parameters at every position
+        assert network(torch.randn(1, 3, 7, 9)).shape == (1, 3, 7, 9)
+
+
+def test_a_style_block_does_not_overwrite_what_the_norm_returned() -> None:
+    block = StyleTransferBlock(3, 4)
+    seen: list[torch.Tensor] = []
+    block.norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    y = block(torch.randn(2, 3, 8, 8))
+    assert seen[0].min() < 0 <= y.min()
+
+
+def test_bad_style_network_and_bad_photographs() -> None:
+    for width in (0, 1.5):
+        with pytest.raises(ValueError, match=f"width must be a positive.*got {width}"):
+            StyleTransferNetwork(width=width)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown normalization 'instant'"):
+        StyleTransferNetwork("instant", width=2)
+    network = StyleTransferNetwork(width=2)
+    for shape in ((3, 8, 8), (1, 1, 8, 8), (1, 8, 8, 3)):
+        with pytest.raises(ValueError, match=r"RGB images \(N, 3, H, W\), got shape \(" + str(shape[0])):
+            network(torch.zeros(shape))

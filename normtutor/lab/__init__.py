@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from normtutor.lab.comparison import Comparison, compare
-    from normtutor.lab.data import digits, minibatches
-    from normtutor.lab.evidence import recorded, recorded_timings
+    from normtutor.lab.data import digits, minibatches, photographs
+    from normtutor.lab.evidence import recorded, recorded_style, recorded_timings
     from normtutor.lab.figures import index_set, label_lines, line_chart, roofline, use_style
     from normtutor.lab.machine import provenance
     from normtutor.lab.memory_use import MemoryUse, memory, memory_table
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 # No module has the name of a function: importing one would put the module in the function's place.
 _HOME = {
     "comparison": ("Comparison", "compare"),
-    "data": ("digits", "minibatches"),
-    "evidence": ("recorded", "recorded_timings"),
+    "data": ("digits", "minibatches", "photographs"),
+    "evidence": ("recorded", "recorded_style", "recorded_timings"),
     "figures": ("index_set", "label_lines", "line_chart", "roofline", "use_style"),
     "machine": ("provenance",),
     "memory_use": ("MemoryUse", "memory", "memory_table"),
@@ -52,8 +52,10 @@ __all__ = [
     "memory_table",
     "minibatches",
     "parity",
+    "photographs",
     "provenance",
     "recorded",
+    "recorded_style",
     "recorded_timings",
     "roofline",
     "show_source",

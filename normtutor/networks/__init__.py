@@ -4,6 +4,7 @@ from normtutor.networks.cnn import CNNWithBatchNorm, CNNWithGroupNorm
 from normtutor.networks.mlp import MLP
 from normtutor.networks.norm import Norm, build_norm
 from normtutor.networks.recurrent import RNN
+from normtutor.networks.style import StyleTransferBlock, StyleTransferNetwork
 from normtutor.networks.transformer import Transformer, TransformerBlock
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "CNNWithBatchNorm",
     "CNNWithGroupNorm",
     "Norm",
+    "StyleTransferBlock",
+    "StyleTransferNetwork",
     "Transformer",
     "TransformerBlock",
     "build_norm",
