@@ -153,12 +153,12 @@ ACCOUNTS: dict[str, Account] = {
         f"{_DEMONSTRATION} Its comparison with torch used one shape, the one that hides the error.",
     ),
     "class TransformerBlock": Account(
-        ("normtutor.networks.TransformerBlock", "layer_norm: In a network"),
+        ("normtutor.networks.TransformerBlock", "layer_norm: In a network: the Transformer block"),
         "The placement (post, pre, sandwich) and the normalization are arguments; batch first by default; a "
         "causal mask. The document's placement, post, needs warm-up: the chapter measures it.",
     ),
     "def demonstrate_transformer_block": Account(
-        ("layer_norm: In a network",),
+        ("layer_norm: In a network: the Transformer block",),
         "It printed a shape. The chapter trains blocks and measures their gradients by depth.",
     ),
     "class InstanceNorm2d": Account(
@@ -287,7 +287,7 @@ ACCOUNTS: dict[str, Account] = {
         "All of `normalized_shape`, not the last axis.",
     ),
     "Layer Normalization / LayerNorm in Transformers": Account(
-        ("layer_norm: In a network", "normtutor.networks.TransformerBlock"),
+        ("layer_norm: In a network: the Transformer block", "normtutor.networks.TransformerBlock"),
         "Post-, pre- and sandwich placement, trained, with gradient norms by depth and the case for warm-up.",
     ),
     "Instance Normalization": Account(("instance_norm: What it is for",), "A chapter of its own."),
