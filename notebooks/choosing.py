@@ -337,7 +337,7 @@ from normtutor.lab.claims import choosing as experiments
 
 text = experiments.english()
 print(f"{len(text.train) + len(text.test):,} characters, {text.vocabulary} kinds")
-show_source(experiments.Block)
+show_source(experiments.LanguageModel)
 
 # %% [markdown]
 # **First, what is wrong in principle.** A causal model must not see later tokens. Attention is masked; are the

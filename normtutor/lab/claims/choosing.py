@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy
 
 from normtutor.catalog import Shape
 from normtutor.lab.claims import Claim, Measured
 from normtutor.lab.claims.batch_norm import GhostNorm
 from normtutor.lab.data import digits
 from normtutor.lab.training import accuracy, one_thread, train
-from normtutor.networks import CNNWithBatchNorm, Norm, build_norm
+from normtutor.networks import CNNWithBatchNorm, Norm, Transformer, build_norm
 
 TOKENS = 32  # of one sequence
 RARE = 50  # a character that comes less often is one of "other"
@@ -50,51 +50,19 @@ def windows(text: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     return both[:, :-1], both[:, 1:]
 
 
-class PerToken(nn.Module):
-    """A normalization of (N, T, C) that sees the tokens as one batch: (N·T, C)."""
-
-    def __init__(self, norm: Norm, width: int) -> None:
-        super().__init__()
-        self.norm = build_norm(norm, (1, width))
-
-    def forward(self, input: Tensor) -> Tensor:
-        normalized: Tensor = self.norm(input.flatten(0, 1))
-        return normalized.view_as(input)
-
-
-class Block(nn.Module):
-    """A causal transformer block, each sublayer behind its normalization (Pre-LN). (N, T, C) → the same."""
-
-    def __init__(self, width: int, heads: int, norm: Norm) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = PerToken(norm, width), PerToken(norm, width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
-
-    def forward(self, input: Tensor) -> Tensor:
-        n, t, c = input.shape
-        parts = self.qkv(self.norm1(input)).view(n, t, 3, self.heads, c // self.heads)
-        q, k, v = parts.permute(2, 0, 3, 1, 4)
-        mixed = scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = input + self.out(mixed.transpose(1, 2).reshape(n, t, c))
-        output: Tensor = x + self.ffn(self.norm2(x))
-        return output
-
-
 class LanguageModel(nn.Module):
     """Predicts each next character: two blocks of width 48. Numbers (N, T ≤ TOKENS) → logits (N, T, V)."""
 
     def __init__(self, norm: Norm, vocabulary: int, width: int = 48, depth: int = 2) -> None:
         super().__init__()
         self.characters, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(TOKENS, width)
-        self.blocks = nn.Sequential(*[Block(width, 4, norm) for _ in range(depth)])
-        self.norm, self.head = PerToken(norm, width), nn.Linear(width, vocabulary)
+        self.transformer = Transformer(width, 4, depth, dropout=0.0, norm=norm, causal=True)
+        self.head = nn.Linear(width, vocabulary)
 
     def forward(self, input: Tensor) -> Tensor:
         places = torch.arange(input.size(1), device=input.device)
-        x = self.blocks(self.characters(input) + self.positions(places))
-        logits: Tensor = self.head(self.norm(x))
+        x = self.transformer(self.characters(input) + self.positions(places))
+        logits: Tensor = self.head(x)
         return logits
 
 
