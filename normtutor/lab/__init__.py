@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from normtutor.lab.parity_report import ParityReport, parity
     from normtutor.lab.source import show_source
     from normtutor.lab.timing import Timings, bench
-    from normtutor.lab.training import accuracy, train
+    from normtutor.lab.training import accuracy, one_thread, train
     from normtutor.lab.truth import standardization
 
 # No module has the name of a function: importing one would put the module in the function's place.
@@ -31,7 +31,7 @@ _HOME = {
     "parity_report": ("ParityReport", "parity"),
     "source": ("show_source",),
     "timing": ("Timings", "bench"),
-    "training": ("accuracy", "train"),
+    "training": ("accuracy", "one_thread", "train"),
     "truth": ("standardization",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
@@ -51,6 +51,7 @@ __all__ = [
     "memory",
     "memory_table",
     "minibatches",
+    "one_thread",
     "parity",
     "photographs",
     "provenance",
