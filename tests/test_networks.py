@@ -1,6 +1,8 @@
 """The course's networks: shapes, the choice of the normalization, and that they learn real digits."""
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +52,20 @@ def test_a_technique_undefined_on_vectors_is_left_out() -> None:
     assert network(torch.randn(2, 1, 8, 8)).shape == (2, 10)
     row = technique("batch")
     assert isinstance(build_norm("none", (1, 4)), nn.Identity)
-    assert isinstance(build_norm("batch", (1, 4, *[2] * max(row.ranks))), nn.Identity)
+    undefined = (1, 4, *[2] * max(row.ranks))
+    assert isinstance(build_norm("batch", undefined, optional=True), nn.Identity)
+    with pytest.raises(ValueError, match=r"'batch' is not defined on an activation of shape \(N, 4, 2, 2"):
+        build_norm("batch", undefined)
+
+
+@pytest.mark.parametrize("build", [lambda norm: MLP([4, 4, 2], norm), lambda norm: RNN(4, 8, norm=norm)])
+def test_no_network_is_left_unnormalized_in_silence(build: Callable[[Any], nn.Module]) -> None:
+    with pytest.raises(ValueError, match=r"'group' is not defined .* one of none, batch, layer, rms, or"):
+        build("group")
+    with pytest.raises(TypeError, match=r"the class LayerNorm: try lambda shape: LayerNorm\(shape\[1\]\)"):
+        build(LayerNorm)
+    with pytest.raises(TypeError, match="expected a name or a factory that takes the shape, got None"):
+        build(None)
 
 
 def test_which_layers_a_technique_puts_in_the_network() -> None:
@@ -231,9 +246,7 @@ def test_bad_transformers_say_what_is_wrong() -> None:
         TransformerBlock(8, 2, placement="mid")
     with pytest.raises(ValueError, match=r"dropout between 0 and 1, got 1\.5"):
         TransformerBlock(8, 2, dropout=1.5)
-    with pytest.raises(
-        ValueError, match=r"'group' is not defined on tokens.*none, batch, layer, rms, or a fac"
-    ):
+    with pytest.raises(ValueError, match=r"'group' is not defined .*none, batch, layer, rms, or a fac"):
         TransformerBlock(8, 2, norm="group")
     with pytest.raises(ValueError, match=r"expected input \(N, T, 8\), got \(3, 8\)"):
         TransformerBlock(8, 2)(torch.randn(3, 8))

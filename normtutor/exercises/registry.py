@@ -31,7 +31,9 @@ def find(id: str) -> Exercise:
         # "forward" or "layer" alone is near enough too.
         near = near or [one for one in known if id and one.rpartition(".")[2] == id.casefold()]
         mine = [one for one in known if one.partition(".")[0] == id.partition(".")[0]]
-        if near:
+        if id in CHAPTERS:
+            help = f"That is a chapter; its exercises are {', '.join(o for o in known if o.startswith(id))}."
+        elif near:
             help = f"Did you mean {near[0]!r}?"
         elif mine:
             help = f"The chapter's exercises are {', '.join(mine)}."

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from normtutor.catalog import TECHNIQUES
 from normtutor.networks.norm import Norm, build_norm
 
 PLACEMENTS = ("post", "pre", "sandwich")
@@ -60,11 +59,11 @@ class TransformerBlock(nn.Module):
         self.hidden_dim, self.placement = hidden_dim, placement
         self.batch_first, self.causal = batch_first, causal
         self.attention = nn.MultiheadAttention(hidden_dim, num_heads, dropout, batch_first=batch_first)
-        self.norm1 = token_norm(norm, hidden_dim)
-        self.norm2 = token_norm(norm, hidden_dim)
+        self.norm1 = build_norm(norm, (1, hidden_dim))
+        self.norm2 = build_norm(norm, (1, hidden_dim))
         if placement == "sandwich":
-            self.norm1_out = token_norm(norm, hidden_dim)
-            self.norm2_out = token_norm(norm, hidden_dim)
+            self.norm1_out = build_norm(norm, (1, hidden_dim))
+            self.norm2_out = build_norm(norm, (1, hidden_dim))
         self.ffn = nn.Sequential(
             nn.Linear(hidden_dim, 4 * hidden_dim),
             nn.ReLU(),
@@ -147,7 +146,7 @@ class Transformer(nn.Module):
             TransformerBlock(hidden_dim, num_heads, dropout, placement, norm, batch_first, causal)
             for _ in range(depth)
         )
-        self.norm = nn.Identity() if placement == "post" else token_norm(norm, hidden_dim)
+        self.norm = nn.Identity() if placement == "post" else build_norm(norm, (1, hidden_dim))
 
     def forward(self, input: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         """``key_padding_mask``: as the block's."""
@@ -155,21 +154,6 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = block(x, key_padding_mask)
         return per_token(self.norm, x)
-
-
-def token_norm(norm: Norm, hidden_dim: int) -> nn.Module:
-    """The layer that normalizes a batch of tokens, (tokens, hidden_dim).
-
-    Raises:
-        ValueError: an unknown ``norm``, or a name that is not defined on vectors.
-    """
-    layer = build_norm(norm, (1, hidden_dim))
-    if isinstance(norm, str) and norm != "none" and isinstance(layer, nn.Identity):
-        raise ValueError(
-            f"{norm!r} is not defined on tokens, vectors of size {hidden_dim}: expected one of none, "
-            f"{', '.join(name for name, row in TECHNIQUES.items() if 2 in row.ranks)}, or a factory"
-        )
-    return layer
 
 
 def per_token(norm: nn.Module, x: Tensor) -> Tensor:

@@ -109,20 +109,29 @@ def run(name: str, norm: Norm | None = None, full: bool = False) -> Outcome:
     Raises:
         ValueError: no claim has that name; the message suggests the nearest.
     """
-    known = claims()
-    if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-        raise ValueError(f"unknown claim {name!r}: {hint}")
-    claim = known[name]
+    claim = _find(name)
     start = time.perf_counter()
     with one_thread():
         measured = claim.measure(claim.technique if norm is None else norm, full)
     return Outcome(claim, measured, time.perf_counter() - start, full)
 
 
+def _find(name: str) -> Claim:
+    known = claims()
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+        raise ValueError(f"unknown claim {name!r}: {hint}")
+    return known[name]
+
+
 def recorded(name: str, folder: Path | None = None) -> str:
-    """The full run on record (in ``folder``; by default the package's), with its provenance."""
+    """The full run on record (in ``folder``; by default the package's), with its provenance.
+
+    Raises:
+        ValueError: no claim has that name; the message suggests the nearest.
+    """
+    _find(name)
     record = _record(folder)
     if name not in record["claims"]:
         return _labelled("Full run", NOT_MEASURED)
