@@ -22,11 +22,11 @@ def build_norm(norm: Norm, shape: Shape, optional: bool = False) -> nn.Module:
         The layer; the identity for ``"none"``, and for what is left out.
 
     Raises:
-        TypeError: ``norm`` is neither a name nor a factory; a layer's class is none.
+        TypeError: ``norm`` is neither a name nor a factory; the class of a layer is none.
         ValueError: an unknown name, or a technique that is not defined on this many axes.
     """
     if not isinstance(norm, str):
-        if isinstance(norm, type):
+        if isinstance(norm, type) and norm.__module__.startswith(("torch.nn", "normtutor.layers")):
             raise TypeError(
                 f"expected a name or a factory that takes the shape, got the class {norm.__name__}: "
                 f"try lambda shape: {norm.__name__}(shape[1])"

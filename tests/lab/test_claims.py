@@ -15,7 +15,7 @@ ALL = claims.claims()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [name for name, claim in ALL.items() if claim.control is not None])
 def test_with_the_control_in_its_place_every_verdict_turns(name: str) -> None:
     """The notebook asserts the verdict; an experiment that has only one outcome would prove nothing."""
     claim = ALL[name]
