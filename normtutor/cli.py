@@ -1,4 +1,4 @@
-"""The command line: ``normtutor list | parity | bench | check | progress``."""
+"""The command line: ``normtutor list | choose | parity | bench | check | progress``."""
 
 import argparse
 import json
@@ -8,10 +8,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from normtutor import __version__
+from normtutor import __version__, guide
 
 EXAMPLES = """examples:
   normtutor list                          the techniques of the course
+  normtutor choose --architecture cnn --batch-size 2
+                                          which normalization to use, with the reasons
   normtutor parity batch                  our layer and torch's, judged by a float64 computation
   normtutor bench batch --out bench.json  time and memory, as a table and as JSON
   normtutor check batch_norm.ipynb        grade the exercises in a notebook; exit 0 only if all pass
@@ -54,6 +56,14 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     verb("list", _list, "list the techniques")
+    choose = verb(
+        "choose",
+        _choose,
+        "recommend a normalization for a situation",
+        "Describe the situation by any of the options; each rule that applies is shown with its reason and "
+        "its source.",
+    )
+    guide.add_arguments(choose)
     parity = verb("parity", _parity, "compare our layers and torch's with a float64 computation")
     bench = verb("bench", _bench, "time our layers and torch's")
     for command in (parity, bench):
@@ -74,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--timeout", type=_seconds, default=20.0, metavar="SECONDS", help="for one exercise; default: 20"
     )
-    verb(
+    progress = verb(
         "progress",
         _progress,
         "show which exercises are passed in this folder",
@@ -82,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "normtutor_progress.json in this folder, or the file that the environment variable "
         "NORMTUTOR_PROGRESS names.",
     )
+    progress.add_argument("chapter", nargs="?", help="for example batch_norm; default: all")
     return parser
 
 
@@ -102,6 +113,21 @@ def _list(arguments: argparse.Namespace) -> int:
         _print_json(rows)
     else:
         print(table(columns[:-1], [[row[column] or "" for column in columns[:-1]] for row in rows]))
+    return 0
+
+
+def _choose(arguments: argparse.Namespace) -> int:
+    told = {name: getattr(arguments, name) for name in guide.FIELDS}
+    if all(answer is None for answer in told.values()):
+        raise Bad("describe the situation, for example --architecture cnn --batch-size 2 (see choose --help)")
+    try:
+        advice = guide.recommend(told)
+    except ValueError as error:
+        raise Bad(str(error)) from None
+    if arguments.json:
+        _print_json(advice.to_dict())
+    else:
+        print(advice)
     return 0
 
 
@@ -135,7 +161,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from normtutor.exercises.answers import BadFile, grade_file
 
     try:
-        graded = grade_file(arguments.file, arguments.present, arguments.timeout)
+        ids, graded = grade_file(arguments.file, arguments.present, arguments.timeout)
     except BadFile as bad:
         raise Bad(str(bad)) from None
     if arguments.json:
@@ -143,16 +169,16 @@ def _check(arguments: argparse.Namespace) -> int:
         verdicts = list(graded)
         _print_json([{key: getattr(verdict, key) for key in keys} for verdict in verdicts])
     else:
-        verdicts = _print_as_they_come(graded)
+        verdicts = _print_as_they_come(ids, graded)
     return 0 if all(verdicts) else 1
 
 
-def _print_as_they_come(graded: Iterator[Any]) -> list[Any]:
+def _print_as_they_come(ids: Sequence[str], graded: Iterator[Any]) -> list[Any]:
     """Print the table row by row, then what is wrong."""
     from normtutor.exercises.registry import exercises
     from normtutor.exercises.verdict import NOT_IN_FILE
 
-    width = max(map(len, exercises()))
+    width = max(map(len, ids))
     print(f"{'exercise':{width}}  status")
     verdicts = []
     for verdict in graded:
@@ -175,11 +201,15 @@ def _print_as_they_come(graded: Iterator[Any]) -> list[Any]:
 def _progress(arguments: argparse.Namespace) -> int:
     from normtutor import exercises
 
+    try:
+        rows = exercises.progress_rows(arguments.chapter)
+    except ValueError as unknown:
+        raise Bad(str(unknown)) from None
     if arguments.json:
         keys = ("id", "status", "title")
-        _print_json([dict(zip(keys, row, strict=True)) for row in exercises.progress_rows()])
+        _print_json([dict(zip(keys, row, strict=True)) for row in rows])
     else:
-        exercises.progress()
+        exercises.progress(arguments.chapter)
     return 0
 
 

@@ -1219,7 +1219,7 @@ check("batch_norm.challenge", build)
 
 
 # %%
-progress()
+progress("batch_norm")
 
 # %% [markdown]
 # ## Quiz

@@ -11,18 +11,20 @@ import pytest
 
 import normtutor
 from normtutor import lab
-from normtutor.catalog import TECHNIQUES
+from normtutor.catalog import CHAPTERS, TECHNIQUES
 from normtutor.cli import main
 from normtutor.exercises import answers, check
 from normtutor.exercises.registry import exercises
 
 HEADER = "import torch\nfrom torch import nn\nfrom normtutor.exercises import check, use\n"
-STARTERS = "\n".join(f'{e.starter}\ncheck("{e.id}", {e.answer})' for e in exercises().values())
+BY_CHAPTER = {name: [e for e in exercises().values() if e.id.startswith(f"{name}.")] for name in CHAPTERS}
+CHAPTER = BY_CHAPTER["batch_norm"]
+STARTERS = "\n".join(f'{e.starter}\ncheck("{e.id}", {e.answer})' for e in CHAPTER)
 
 
-def solved() -> str:
+def solved(chapter: str = "batch_norm") -> str:
     """A script with a right answer to every exercise."""
-    parts = [f'{e.reference}\ncheck("{e.id}", {e.answer})' for e in exercises().values()]
+    parts = [f'{e.reference}\ncheck("{e.id}", {e.answer})' for e in BY_CHAPTER[chapter]]
     return HEADER + "\n".join(parts)
 
 
@@ -131,6 +133,28 @@ def test_progress(
     assert [row["status"] for row in rows] == ["passed", *["unattempted"] * (len(rows) - 1)]
     assert main(["progress"]) == 0
     assert f"1 of {len(rows)} exercises passed." in capsys.readouterr().out
+    assert main(["progress", "batch_norm"]) == 0
+    assert f"0 of {len(CHAPTER)} exercises passed." in capsys.readouterr().out
+    assert "no chapter is called 'batchnorm': expected one of one_formula" in fails(
+        capsys, "progress", "batchnorm"
+    )
+
+
+def test_choose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["choose", "--architecture", "cnn", "--batch-size", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "Group Normalization: first choice" in printed
+    assert "Wu & He 2018, Table 2" in printed  # the reason has its source
+    assert main(["choose", "--task", "style-transfer", "--no-frozen", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["situation"] == {"task": "style_transfer", "frozen": False}
+    assert told["advice"][0]["technique"] == "instance"
+    assert "example --architecture cnn" in fails(capsys, "choose")
+    assert "Did you mean 'cnn'?" in fails(capsys, "choose", "--architecture", "cnnn")
+    assert "batch_size: expected a number from 1, got 0" in fails(capsys, "choose", "--batch-size", "0")
+    with pytest.raises(SystemExit):
+        main(["choose", "--help"])
+    assert "language_modelling" in capsys.readouterr().out
 
 
 # --- help and bad input
@@ -203,8 +227,9 @@ def test_missing_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 # --- check
 
 
-def test_all_solved_exits_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for text, suffix in ((solved(), ".py"), (notebook(solved()), ".ipynb")):
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_all_solved_exits_0(tmp_path: Path, capsys: pytest.CaptureFixture[str], chapter: str) -> None:
+    for text, suffix in ((solved(chapter), ".py"), (notebook(solved(chapter)), ".ipynb")):
         rows = graded(tmp_path, capsys, text, suffix)
         assert rows.pop("exit") == 0
         assert {status for status, _ in rows.values()} == {"passed"}
@@ -214,7 +239,7 @@ def test_starters_are_not_attempted(tmp_path: Path, capsys: pytest.CaptureFixtur
     rows = graded(tmp_path, capsys, HEADER + STARTERS)
     assert rows.pop("exit") == 1
     assert {status for status, _ in rows.values()} == {"unattempted"}
-    assert list(rows) == list(exercises())
+    assert list(rows) == [exercise.id for exercise in CHAPTER]
 
 
 def test_the_table_shows_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,10 +252,10 @@ def test_the_table_shows_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFix
     )
     assert main(["check", str(file)]) == 1
     out = capsys.readouterr().out
-    assert "batch_norm.forward       wrong\n" in out
+    assert "batch_norm.forward       wrong\n" in out  # as wide as the chapter's names
     assert exercise.mistakes[0].sentence in out
-    assert f"0 of {len(exercises())} exercises passed." in out
-    assert f"needs all {len(exercises())} exercises of the chapter; 1 of them is in this file" in out
+    assert f"0 of {len(CHAPTER)} exercises passed." in out
+    assert f"needs all {len(CHAPTER)} exercises of the chapter; 1 of them is in this file" in out
 
 
 def test_only_what_is_present_can_be_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,8 +275,8 @@ def test_an_endless_answer_is_stopped_and_the_others_graded(
     file.write_text(f"{HEADER}{endless}check('batch_norm.fold', fold)\n{FORWARD}{CHECK}", encoding="utf-8")
     assert main(["check", str(file), "--timeout", "0.3", "--present"]) == 1
     out = capsys.readouterr().out
-    assert "batch_norm.fold          error\n" in out
-    assert "batch_norm.forward       passed\n" in out
+    assert "batch_norm.fold     error\n" in out
+    assert "batch_norm.forward  passed\n" in out
     assert "did not finish in 0.3 s" in out
     file.write_text(f"{HEADER}while True: fold = 1\ncheck('batch_norm.fold', fold)\n", encoding="utf-8")
     assert main(["check", str(file), "--timeout", "0.3"]) == 1
@@ -450,5 +475,5 @@ def test_the_courses_own_notebook_is_collected_unattempted(
     source = Path(__file__).parent.parent / "notebooks" / "batch_norm.py"
     rows = graded(tmp_path, capsys, source.read_text(encoding="utf-8"))
     assert rows.pop("exit") == 1
-    assert list(rows) == list(exercises())
+    assert list(rows) == [exercise.id for exercise in CHAPTER]
     assert not [text for status, text in rows.values() if status != "unattempted" or "no answer" in text]

@@ -153,12 +153,12 @@ ACCOUNTS: dict[str, Account] = {
         f"{_DEMONSTRATION} Its comparison with torch used one shape, the one that hides the error.",
     ),
     "class TransformerBlock": Account(
-        ("normtutor.networks.TransformerBlock", "layer_norm: In a network"),
+        ("normtutor.networks.TransformerBlock", "layer_norm: In a network: the Transformer block"),
         "The placement (post, pre, sandwich) and the normalization are arguments; batch first by default; a "
         "causal mask. The document's placement, post, needs warm-up: the chapter measures it.",
     ),
     "def demonstrate_transformer_block": Account(
-        ("layer_norm: In a network",),
+        ("layer_norm: In a network: the Transformer block",),
         "It printed a shape. The chapter trains blocks and measures their gradients by depth.",
     ),
     "class InstanceNorm2d": Account(
@@ -223,22 +223,26 @@ ACCOUNTS: dict[str, Account] = {
         "precision.",
     ),
     "def choose_normalization_technique": Account(
-        ("normtutor.guide.recommend", "choosing: Guidelines"),
+        ("normtutor.guide.recommend", "choosing: From the situation to the rules"),
         "Rules as data, each with its reason and its source, that answer a described situation; the "
         "document's lists had neither.",
     ),
     "def demonstrate_normalization_choice": Account(
-        ("normtutor.cli", "choosing: Guidelines"),
+        ("normtutor.cli", "choosing: From the situation to the rules"),
         "`normtutor choose` answers for your situation instead of printing all lists.",
     ),
     "def compare_normalization_performance": Account(
-        ("normtutor.lab.compare", "normtutor.lab.bench", "choosing: Performance"),
+        (
+            "normtutor.lab.comparison.compare",
+            "normtutor.lab.bench",
+            "choosing: Time and memory, all on one tensor",
+        ),
         "Interleaved, medians, forward and backward, as a fraction of the memory's bandwidth. The document "
         "timed one after the other with `time.time()`, forward only, and on a GPU it would have timed the "
         "launches.",
     ),
     "def compare_memory_usage": Account(
-        ("normtutor.lab.memory", "choosing: Memory"),
+        ("normtutor.lab.memory", "choosing: Time and memory, all on one tensor"),
         "What costs memory is what autograd keeps for the backward pass; the document counted parameters, "
         "which are few.",
     ),
@@ -283,7 +287,7 @@ ACCOUNTS: dict[str, Account] = {
         "All of `normalized_shape`, not the last axis.",
     ),
     "Layer Normalization / LayerNorm in Transformers": Account(
-        ("layer_norm: In a network", "normtutor.networks.TransformerBlock"),
+        ("layer_norm: In a network: the Transformer block", "normtutor.networks.TransformerBlock"),
         "Post-, pre- and sandwich placement, trained, with gradient norms by depth and the case for warm-up.",
     ),
     "Instance Normalization": Account(("instance_norm: What it is for",), "A chapter of its own."),
@@ -319,17 +323,19 @@ ACCOUNTS: dict[str, Account] = {
     ),
     "Practical Considerations": Account(("choosing: What it is for",), "A chapter of its own."),
     "Practical Considerations / When to Use Each Normalization Technique": Account(
-        ("normtutor.guide", "choosing: Guidelines"),
+        ("normtutor.guide", "choosing: From the situation to the rules"),
         "Each line kept, narrowed or corrected: see the guidelines below.",
     ),
     "Practical Considerations / Performance Comparison": Account(
-        ("choosing: Performance", "normtutor.lab.compare"), "At the document's shape and at modern ones."
+        ("choosing: Time and memory, all on one tensor", "normtutor.lab.comparison.compare"),
+        "At the document's shape and at modern ones.",
     ),
     "Practical Considerations / Memory Usage Comparison": Account(
-        ("choosing: Memory", "normtutor.lab.memory"), "What autograd keeps, not parameters alone."
+        ("choosing: Time and memory, all on one tensor", "normtutor.lab.memory"),
+        "What autograd keeps, not parameters alone.",
     ),
     "Summary": Account(
-        ("choosing: One page",),
+        ("choosing: All on one page",),
         "One table, made from the catalog and the guide; text and audio with evidence or marked untested.",
     ),
 }

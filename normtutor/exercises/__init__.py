@@ -5,6 +5,7 @@ Local and offline; progress is one small JSON file beside your work.
 
 from typing import Any
 
+from normtutor.catalog import CHAPTERS
 from normtutor.exercises import store
 from normtutor.exercises.book import pages
 from normtutor.exercises.registry import exercises, find
@@ -89,13 +90,16 @@ def use(id: str, answer: Any) -> Any:
     return exercise.build(exercise.reference)
 
 
-def progress() -> None:
-    """Show a table of all exercises and how far you are.
+def progress(chapter: str | None = None) -> None:
+    """Show a table of the exercises, those of one ``chapter`` or all, and how far you are.
 
     ``check`` notes it in ``normtutor_progress.json`` in the current folder, or in the file that the
     environment variable ``NORMTUTOR_PROGRESS`` names; ``normtutor check FILE`` notes nothing.
+
+    Raises:
+        ValueError: no chapter has that name.
     """
-    rows = progress_rows()
+    rows = progress_rows(chapter)
     done = sum(status == "passed" for _, status, _ in rows)
     header = ("exercise", "status", "title")
     cells = [(id, WORDS.get(status, status), title) for id, status, title in rows]  # type: ignore[call-overload]
@@ -105,10 +109,20 @@ def progress() -> None:
     show(f"{table(header, cells)}\n\n{summary}", f"{markdown_table(header, cells)}\n\n{summary}")
 
 
-def progress_rows() -> list[tuple[str, str, str]]:
-    """Id, status and title of every exercise."""
+def progress_rows(chapter: str | None = None) -> list[tuple[str, str, str]]:
+    """Id, status and title of every exercise, or of one chapter's.
+
+    Raises:
+        ValueError: no chapter has that name.
+    """
+    if chapter is not None and chapter not in CHAPTERS:
+        raise ValueError(f"no chapter is called {chapter!r}: expected one of {', '.join(CHAPTERS)}")
     statuses = store.load()
-    return [(id, statuses.get(id, "unattempted"), exercise.title) for id, exercise in exercises().items()]
+    return [
+        (id, statuses.get(id, "unattempted"), exercise.title)
+        for id, exercise in exercises().items()
+        if chapter is None or id.startswith(f"{chapter}.")
+    ]
 
 
 def _show_headed(text: str) -> None:

@@ -69,8 +69,10 @@ class _Answer:
     by: str
 
 
-def grade_file(file: Path, present: bool = False, timeout: float = TIMEOUT) -> Iterator[Verdict]:
-    """A verdict on every exercise of the notebook(s) to which the exercises in ``file`` belong, one by one.
+def grade_file(
+    file: Path, present: bool = False, timeout: float = TIMEOUT
+) -> tuple[list[str], Iterator[Verdict]]:
+    """The exercises of the notebook(s) to which those in ``file`` belong, and a verdict on each, one by one.
 
     Only what an answer needs is run: neither training loops nor figures. An error there counts for that
     exercise alone.
@@ -94,7 +96,7 @@ def grade_file(file: Path, present: bool = False, timeout: float = TIMEOUT) -> I
     wanted = [id for id in exercises() if id.partition(".")[0] in notebooks]
     wanted = [id for id in wanted if id in answers or not present]
     wanted += [id for id in answers if id not in exercises()]
-    return (_verdict(id, answers.get(id), statements, file, timeout) for id in wanted)
+    return wanted, (_verdict(id, answers.get(id), statements, file, timeout) for id in wanted)
 
 
 def _verdict(

@@ -50,7 +50,7 @@ class _ByHand(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(getattr(func, "__name__", ""))
-        if re.search("(batch|layer|group|instance|rms)_norm", name):
+        if re.search("(batch|layer|group|instance|rms|weight)_norm", name):
             raise Forbidden(NORMALIZATION)
         if name == "_make_dual":
             raise Forbidden(AUTOGRAD)
@@ -89,7 +89,8 @@ def without_autograd(call: Callable[..., T], *arguments: object) -> T:
         with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(refuse, refuse):
             return call(*arguments)
     except RuntimeError as error:
-        if "saved tensor hooks" in str(error):  # torch.func.vjp and the like do not run under them
+        # torch.func.vjp and the like do not run under the hooks, and without a graph backward() finds none.
+        if re.search("saved tensor hooks|does not require grad", str(error)):
             raise Forbidden(AUTOGRAD) from None
         raise
 

@@ -19,7 +19,7 @@ def find(id: str) -> Exercise:
     """The exercise called ``id``.
 
     Raises:
-        ValueError: there is none; the message suggests the nearest, or lists them all.
+        ValueError: there is none; the message suggests the nearest, or lists the chapter's or the chapters.
     """
     known = exercises()
     if not isinstance(id, str):
@@ -30,6 +30,14 @@ def find(id: str) -> Exercise:
         near = get_close_matches(id.casefold(), known, n=1, cutoff=0.7)
         # "forward" or "layer" alone is near enough too.
         near = near or [one for one in known if id and one.rpartition(".")[2] == id.casefold()]
-        help = f"Did you mean {near[0]!r}?" if near else f"The exercises are {', '.join(known)}."
+        mine = [one for one in known if one.partition(".")[0] == id.partition(".")[0]]
+        if id in CHAPTERS:
+            help = f"That is a chapter; its exercises are {', '.join(o for o in known if o.startswith(id))}."
+        elif near:
+            help = f"Did you mean {near[0]!r}?"
+        elif mine:
+            help = f"The chapter's exercises are {', '.join(mine)}."
+        else:
+            help = f"The chapters are {', '.join(CHAPTERS)}; progress() lists their exercises."
         raise ValueError(f"no exercise is called {id!r}. {help}")
     return known[id]

@@ -21,6 +21,7 @@ def show(text: str, markdown: str | None = None) -> None:
 _SYMBOLS = {
     "gamma": "γ", "beta": "β", "mu": "μ", "sigma": "σ", "varepsilon": "ε", "partial": "∂", "leftarrow": "←",
     "times": "×", "cdot": "·", "sum": "Σ", "le": "≤", "ge": "≥",
+    "lVert": "‖", "rVert": "‖", "nabla": "∇", "pm": "±", "ldots": "…", "mapsto": "↦",
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Grading: an answer's observations beside the reference's and each mistake's, put into words."""
 
+import dis
 import inspect
 import warnings
 from collections.abc import Iterator
@@ -207,11 +208,13 @@ def _explain(
 ) -> tuple[Mistake | None, Mistake | None]:
     """The mistake that behaves like the answer throughout, or else one that does up to the first difference.
 
-    Among several of the second kind, the one that the first difference names, or the one that agrees longest.
+    Among several of the second kind, the one that the first difference names, or the one that agrees longest;
+    none if the first difference names something that is no mistake on the list.
     """
     likely, agreed = None, first
     _, got = came[first] if first < len(came) else ("", None)
     stated = got.mistake if isinstance(got, Holds) else ""
+    elsewhere = stated and stated not in {mistake.name for mistake in exercise.mistakes}
     for mistake in exercise.mistakes:
         until = _first_difference(_known(exercise, exercise.mistaken(mistake), seed, device), came)
         if until is None:
@@ -220,28 +223,40 @@ def _explain(
             likely, agreed = mistake, until
         elif until > first and mistake.name == stated:
             likely = mistake
-    return None, likely
+    return None, None if elsewhere else likely
 
 
 def _bug_left(exercise: Exercise, answer: object) -> Verdict:
     """The verdict on an answer that behaves like the faulty code that the exercise begins with."""
-    mine, given = _bytecode(answer), _bytecode(exercise.build(exercise.starter))
+    mine, given = _does(answer), _does(exercise.build(exercise.starter))
     if mine and mine != given:
         why = "You changed the code, but nothing that the checker looks at changed: the bug is still in it."
         return _verdict(exercise, "wrong", None, why)
     return _unattempted(exercise, [], "This is the given code: the bug is still in it.")
 
 
-def _bytecode(value: object) -> list[object]:
+def _does(value: object) -> list[object]:
     """What the functions in ``value`` do, comments and layout aside; empty where they are not Python's."""
     if isinstance(value, type):
-        return [(name, code) for name, part in vars(value).items() if (code := _bytecode(part))]
+        return [(name, done) for name, part in vars(value).items() if (done := _does(part))]
     if isinstance(value, FunctionType):
-        return [*_bytecode(value.__code__), repr(value.__defaults__)]
+        return [*_does(value.__code__), repr(value.__defaults__)]
     if isinstance(value, CodeType):
-        constants = [_bytecode(constant) or repr(constant) for constant in value.co_consts]
-        return [value.co_code, value.co_names, value.co_varnames, constants]
+        return [step for instruction in dis.get_instructions(value) if (step := _step(instruction))]
     return []
+
+
+def _step(instruction: dis.Instruction) -> object:
+    """An instruction as it reads in any file: a call through a name compiles differently where that name is
+    imported, which moves the targets of jumps too."""
+    if instruction.opname in ("PUSH_NULL", "PRECALL", "CACHE", "NOP", "EXTENDED_ARG"):
+        return None
+    if instruction.opname in ("LOAD_METHOD", "LOAD_ATTR"):
+        return ("LOAD_ATTR", instruction.argval)
+    if isinstance(instruction.argval, CodeType):
+        return _does(instruction.argval)
+    jumps = instruction.opcode in (*dis.hasjrel, *dis.hasjabs)
+    return (instruction.opname, None if jumps else repr(instruction.argval))
 
 
 class _Run:

@@ -8,38 +8,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from normtutor.lab.data import digits, minibatches
-    from normtutor.lab.evidence import recorded, recorded_timings
+    from normtutor.lab.comparison import Comparison, compare
+    from normtutor.lab.data import digits, minibatches, photographs
+    from normtutor.lab.evidence import recorded, recorded_style, recorded_timings
     from normtutor.lab.figures import index_set, label_lines, line_chart, roofline, use_style
     from normtutor.lab.machine import provenance
     from normtutor.lab.memory_use import MemoryUse, memory, memory_table
     from normtutor.lab.parity_report import ParityReport, parity
     from normtutor.lab.source import show_source
     from normtutor.lab.timing import Timings, bench
-    from normtutor.lab.training import accuracy, train
+    from normtutor.lab.training import accuracy, one_thread, train
     from normtutor.lab.truth import standardization
 
 # No module has the name of a function: importing one would put the module in the function's place.
 _HOME = {
-    "data": ("digits", "minibatches"),
-    "evidence": ("recorded", "recorded_timings"),
+    "comparison": ("Comparison", "compare"),
+    "data": ("digits", "minibatches", "photographs"),
+    "evidence": ("recorded", "recorded_style", "recorded_timings"),
     "figures": ("index_set", "label_lines", "line_chart", "roofline", "use_style"),
     "machine": ("provenance",),
     "memory_use": ("MemoryUse", "memory", "memory_table"),
     "parity_report": ("ParityReport", "parity"),
     "source": ("show_source",),
     "timing": ("Timings", "bench"),
-    "training": ("accuracy", "train"),
+    "training": ("accuracy", "one_thread", "train"),
     "truth": ("standardization",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Comparison",
     "MemoryUse",
     "ParityReport",
     "Timings",
     "accuracy",
     "bench",
+    "compare",
     "digits",
     "index_set",
     "label_lines",
@@ -47,9 +51,12 @@ __all__ = [
     "memory",
     "memory_table",
     "minibatches",
+    "one_thread",
     "parity",
+    "photographs",
     "provenance",
     "recorded",
+    "recorded_style",
     "recorded_timings",
     "roofline",
     "show_source",

@@ -1,10 +1,24 @@
-"""Data that ships inside scikit-learn: real digits, with a real split."""
+"""Data that ships inside packages: real digits, with a real split, and photographs."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
+
+# The photographs that ship inside scikit-image and scikit-learn (the others of scikit-image are downloads).
+PHOTOGRAPHS = {
+    "astronaut": "Eileen Collins, by NASA, public domain",
+    "chelsea": "Chelsea the cat, by Stefan van der Walt, CC0",
+    "coffee": "coffee cup, by Rachel Michetti, CC0",
+    "rocket": "launch of DSCOVR on Falcon 9, by SpaceX, public domain",
+    "hubble": "Hubble eXtreme Deep Field, by NASA, public domain",
+    "retina": "retina of a human eye, by Mikael Häggström, CC0",
+    "ihc": "tissue stained by immunohistochemistry, no known copyright restrictions",
+    "china": "Summer Palace, by danielbuechele on Flickr, CC BY 2.0",
+    "flower": "dahlia, by vultilion on Flickr, CC BY 2.0",
+}
 
 
 class Digits(NamedTuple):
@@ -45,6 +59,56 @@ def digits(seed: int = 0, test_fraction: float = 0.25, device: str | None = None
         return torch.tensor(values, dtype=torch.int64, device=device)
 
     return Digits(images(train), classes(train_labels), images(test), classes(test_labels))
+
+
+def photographs(*names: str, size: int = 128) -> dict[str, Tensor]:
+    """Real photographs: name → (3, H, W), float32 in [0, 1], their credits in :data:`PHOTOGRAPHS`.
+
+    They come out of the installed scikit-image and scikit-learn; nothing is downloaded.
+
+    Args:
+        names: keys of :data:`PHOTOGRAPHS`; default: all.
+        size: length of the shorter side in pixels, to which each is resized.
+
+    Raises:
+        ValueError: an unknown name, or ``size`` below 1.
+        ModuleNotFoundError: scikit-image or scikit-learn is not installed.
+    """
+    unknown = [name for name in names if name not in PHOTOGRAPHS]
+    if unknown:
+        raise ValueError(f"unknown photograph {unknown[0]!r}: expected one of {', '.join(PHOTOGRAPHS)}")
+    if size < 1:
+        raise ValueError(f"expected a size of at least 1 pixel, got {size}")
+    return {name: _resized(_pixels(name), size) for name in names or PHOTOGRAPHS}
+
+
+def _pixels(name: str) -> Tensor:
+    """(3, H, W) in [0, 1], as large as it ships."""
+    package = "scikit-learn" if name in ("china", "flower") else "scikit-image"
+    try:
+        if package == "scikit-learn":
+            from sklearn.datasets import load_sample_image
+
+            pixels = load_sample_image(f"{name}.jpg")
+        else:
+            from skimage import data
+
+            functions = {"hubble": "hubble_deep_field", "ihc": "immunohistochemistry"}
+            pixels = getattr(data, functions.get(name, name))()
+    except ModuleNotFoundError as error:
+        why = f"the photograph {name!r} ships inside {package}, which cannot be loaded: {error}. "
+        raise ModuleNotFoundError(
+            f"{why}`pip install {package} pillow` brings it.", name=error.name
+        ) from None
+    return torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1) / 255
+
+
+def _resized(image: Tensor, size: int) -> Tensor:
+    height, width = image.shape[1:]
+    factor = size / min(height, width)
+    shape = (round(height * factor), round(width * factor))
+    small = interpolate(image[None], size=shape, mode="bilinear", antialias=True, align_corners=False)
+    return small[0].clamp(0, 1)
 
 
 def minibatches(

@@ -1,5 +1,5 @@
 """GPU evidence: ``python -m normtutor.lab.evidence`` records tests, parity, memory and timing of every
-technique.
+technique, and style transfer at full size.
 
 The record is one JSON file per kind of device in ``normtutor/results``. Pages and notebooks show these
 records and nothing else; where there is none they say so.
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from xml.etree import ElementTree
 import torch
 
 from normtutor.catalog import TECHNIQUES, Shape, Technique
+from normtutor.lab import style
 from normtutor.lab.machine import ROOT, provenance
 from normtutor.lab.memory_use import MemoryUse, memory, memory_cells
 from normtutor.lab.parity_report import parity
-from normtutor.lab.text import markdown_table, number
+from normtutor.lab.text import markdown_table, number, table
 from normtutor.lab.timing import Timings, bench
 
 COMMAND = "make gpu-evidence"
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "gpu-evidence: torch sees no CUDA device here; nothing was measured or written", file=sys.stderr
         )
         return 2
-    record = collect("cuda", options.budget_seconds, out=options.out)
+    record = collect("cuda", options.budget_seconds, out=options.out, stylize=style.FULL)
     failed = record["tests"]["outcome"] == "failed" or not all(
         entry["ok"] for row in record["techniques"].values() for entry in row["parity"]
     )
@@ -70,6 +71,7 @@ def collect(
     techniques: Iterable[Technique] | None = None,
     compiled: bool = True,
     with_tests: bool = True,
+    stylize: Mapping[str, Any] | None = None,
 ) -> Record:
     """Measure every technique on ``device`` and write the record, anew after each part.
 
@@ -82,6 +84,8 @@ def collect(
         techniques: catalog rows; default: all.
         compiled: time the compiled layers too.
         with_tests: run the tests that are marked ``gpu`` first.
+        stylize: settings of :func:`normtutor.lab.style.compare`; with them the style-transfer networks are
+            trained too, in at most an eighth of the budget.
 
     Returns:
         The record as written.
@@ -98,6 +102,7 @@ def collect(
         "complete": False,
         "tests": {"outcome": "not run"},
         "techniques": {row.name: {"parity": [], "memory": {}, "timings": []} for row in rows},
+        "style": None,
     }
 
     def keep(step: str) -> None:
@@ -127,6 +132,12 @@ def collect(
             entry["memory"][name] = memory(layer(row.bench_shapes[0]).to(device), x).to_dict()
         entry["memory_shape"] = list(row.bench_shapes[0])
         del x
+    if stylize is not None:
+        until = min(deadline, time.monotonic() + budget_seconds / 8)
+        norms = {"instance": "instance", "batch": "batch"}
+        record["style"] = style.compare(norms, **stylize, device=device, deadline=until)
+        measured = measured and record["style"]["steps"] > 0
+        keep(f"style transfer: {record['style']['steps']} steps")
     todo = [(dtype, row) for dtype in DTYPES for row in rows]  # float32 of everything before any bfloat16
     for i, (dtype, row) in enumerate(todo):
         now = time.monotonic()
@@ -231,6 +242,20 @@ def recorded(technique: str, folder: Path | None = None) -> str:
     return "\n\n".join(parts) or NOT_MEASURED
 
 
+def recorded_style(folder: Path | None = None) -> str:
+    """The recorded style transfer at full size as text with its provenance, or that there is none."""
+    parts = []
+    for record in records(folder):
+        measured = record.get("style")
+        if measured and measured["steps"]:
+            parts += [
+                _style_line(measured),
+                table(*style.comparison_table(measured)),
+                _provenance_line(record),
+            ]
+    return "\n\n".join(parts) or NOT_MEASURED
+
+
 def page(folder: Path | None = None) -> str:
     """The book's page of GPU results in Markdown: every record with its provenance, or that there is none."""
     found = records(folder)
@@ -258,7 +283,22 @@ def page(folder: Path | None = None) -> str:
                 uses = {candidate: MemoryUse(**use) for candidate, use in entry["memory"].items()}
                 parts.append(f"Memory, float32 input {number(entry['memory_shape'])}:")
                 parts.append(markdown_table(*memory_cells(uses)))
+        parts.append(f"### Style transfer on {by['device']}")
+        measured = record.get("style")
+        if measured and measured["steps"]:
+            parts += [_style_line(measured), markdown_table(*style.comparison_table(measured))]
+        else:
+            parts.append(NOT_MEASURED)
     return "\n\n".join(parts) + "\n"
+
+
+def _style_line(measured: Record) -> str:
+    with_ = measured["settings"]
+    crop = f"{with_['crop']}×{with_['crop']}"
+    return (
+        f"Networks of width {with_['width']} on {with_['batch_size']} crops of {crop} per step: "
+        f"{measured['steps']} steps of all of them in {measured['seconds']:.0f} s."
+    )
 
 
 def _provenance_line(record: Record) -> str:

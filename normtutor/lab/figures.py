@@ -124,6 +124,8 @@ def line_chart(
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale=xscale, yscale=yscale)
     if xscale == "log":
         _name_points(axes, {float(value) for x, _ in lines.values() for value in x})
+    if yscale == "log":
+        _plain_numbers(axes)
     label_lines(axes)
     return _closed(figure)
 
@@ -133,6 +135,20 @@ def _name_points(axes: "Axes", points: set[float]) -> None:
     if max(points) < 100 * min(points):
         axes.set_xticks(sorted(points), [number(point) for point in sorted(points)])
         axes.set_xticks([], minor=True)
+
+
+def _plain_numbers(axes: "Axes") -> None:
+    """Write 0.5 instead of 5 × 10⁻¹ on a logarithmic y axis of less than three decades."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return number(float(x)) if super().__call__(x, pos) else ""  # it knows where labels fit
+
+    low, high = axes.get_ylim()
+    if high < 1000 * low:
+        axes.yaxis.set_major_formatter(Plain())
+        axes.yaxis.set_minor_formatter(Plain())
 
 
 def label_lines(axes: "Axes", names: Iterable[str] | None = None) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Factory = Callable[[Shape], nn.Module]
+# What is timed, and the row that says how many bytes it must move; None where no row does.
+Candidates = Mapping[str, tuple[Technique | None, Factory]]
 
 FORWARD, BOTH = "forward", "forward+backward"
 DIRECTIONS = (FORWARD, BOTH)
@@ -211,6 +213,48 @@ def bench(
         RuntimeError: the device is absent.
     """
     row = catalog_row(technique) if isinstance(technique, str) else technique
+    factories = candidates or {"eager": row.layer, "torch.nn": row.twin}
+    shapes = [tuple(shape) for shape in (row.bench_shapes if shapes is None else shapes)]
+    at = shapes if compiled is True else [tuple(shape) for shape in compiled or ()]
+    return time_together(
+        row.name,
+        {name: (row, factory) for name, factory in factories.items()},
+        shapes,
+        more={shape: {"compiled": (row, _compile(row.layer))} for shape in at},
+        device=device,
+        dtypes=dtypes,
+        directions=directions,
+        seconds=seconds,
+        rounds=rounds,
+        deadline=deadline,
+        command=command or f"bench({row.name!r}, device={str(device or default_device())!r})",
+    )
+
+
+def time_together(
+    name: str,
+    candidates: Candidates,
+    shapes: Sequence[Shape],
+    *,
+    more: Mapping[Shape, Candidates] | None = None,
+    device: str | None = None,
+    dtypes: Sequence[str] = ("float32",),
+    directions: Sequence[str] = DIRECTIONS,
+    seconds: float = 1.0,
+    rounds: int = 3,
+    deadline: float | None = None,
+    command: str = "",
+) -> Timings:
+    """Time candidates, of one technique or of many, as :func:`bench` does.
+
+    Args:
+        name: what the result is called.
+        candidates: name → (row, factory); the row counts the bytes, 0 where it is None.
+        shapes: of the tensors.
+        more: further candidates at one of the shapes.
+
+    The other arguments, and what is raised, are those of :func:`bench`.
+    """
     place = present(device or default_device())
     for direction in directions:
         if direction not in DIRECTIONS:
@@ -218,27 +262,24 @@ def bench(
     kinds = [getattr(torch, name, None) for name in dtypes]
     if not all(isinstance(kind, torch.dtype) and kind.is_floating_point for kind in kinds):
         raise ValueError(f"expected names of floating-point dtypes, got {list(dtypes)}")
-    todo = [tuple(shape) for shape in (row.bench_shapes if shapes is None else shapes)]
-    factories = dict(candidates or {"eager": row.layer, "torch.nn": row.twin})
-    at = todo if compiled is True else [tuple(shape) for shape in compiled or ()]
     stopwatch = _Stopwatch(place)
     copies = stopwatch.copy_milliseconds()
-    share = seconds / max(1, len(todo) * len(dtypes) * len(directions))
+    share = seconds / max(1, len(shapes) * len(dtypes) * len(directions))
     measured: list[Timing] = []
-    for shape in todo:
+    for shape in shapes:
+        tried = {**candidates, **(more or {}).get(shape, {})}
         for dtype in dtypes:
-            tried = factories | ({"compiled": _compile(row.layer)} if shape in at else {})
-            measured += _case(row, shape, dtype, tried, directions, stopwatch, share, rounds, deadline)
+            measured += _case(shape, dtype, tried, directions, stopwatch, share, rounds, deadline)
     copies += stopwatch.copy_milliseconds()  # at both ends of the run, in case the clock rate drifted
     copy_bandwidth = 2 * stopwatch.copy_bytes / (statistics.median(copies) / 1e3)
     cache_bytes, cache_source = last_level_cache(place)
     return Timings(
-        row.name,
+        name,
         copy_bandwidth,
         stopwatch.copy_bytes,
         cache_bytes,
         cache_source,
-        provenance(command or f"bench({row.name!r}, device={str(place)!r})", str(place)),
+        provenance(command, str(place)),
         tuple(replace(timing, fraction=timing.bandwidth / copy_bandwidth) for timing in measured),
     )
 
@@ -263,10 +304,9 @@ def _compile(factory: Factory) -> Factory:
 
 
 def _case(
-    row: Technique,
     shape: Shape,
     dtype: str,
-    factories: Mapping[str, Factory],
+    candidates: Candidates,
     directions: Sequence[str],
     stopwatch: "_Stopwatch",
     seconds: float,
@@ -280,16 +320,16 @@ def _case(
     device = stopwatch.device
     needed, free = 16 * math.prod(shape) * max(4, kind.itemsize), free_memory(device)
     if deadline is not None and time.monotonic() >= deadline:
-        reasons = dict.fromkeys(factories, "not run: out of time")
+        reasons = dict.fromkeys(candidates, "not run: out of time")
     elif free is not None and needed > free // 2:
-        reasons = dict.fromkeys(factories, f"not run: needs {size(needed)}, {size(free)} are free")
+        reasons = dict.fromkeys(candidates, f"not run: needs {size(needed)}, {size(free)} are free")
     else:
-        if any("compiled" in name for name in factories):
+        if any("compiled" in name for name in candidates):
             torch.compiler.reset()  # else the ninth compilation of one forward method falls back
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(shape, generator=generator).to(device, kind).requires_grad_()
         grad = torch.randn(shape, generator=generator).to(device, kind)
-        for name, factory in factories.items():
+        for name, (_, factory) in candidates.items():
             try:
                 steps = _steps(factory(shape).to(device), x, grad)
                 for direction in directions:
@@ -303,8 +343,10 @@ def _case(
     for direction in directions:
         able = {name: call for name, call in calls[direction].items() if name not in reasons}
         samples = stopwatch.interleaved(able, seconds, rounds)
-        moved = compulsory_bytes(row, shape, kind.itemsize, direction, last_level_cache(device)[0])
-        for name in factories:
+        for name, (row, _) in candidates.items():
+            moved = 0
+            if row is not None:
+                moved = compulsory_bytes(row, shape, kind.itemsize, direction, last_level_cache(device)[0])
             times = samples.get(name, [])
             low, median, high = _quartiles(times)
             bandwidth = moved / (median / 1e3)

@@ -18,6 +18,7 @@ from normtutor.layers.weight_norm import (
     WeightNormConvTranspose2d,
     WeightNormLinear,
 )
+from normtutor.layers.weight_standardization import WeightStandardization, standardize_weights
 
 __all__ = [
     "AdaptiveBatchNorm",
@@ -36,5 +37,7 @@ __all__ = [
     "WeightNormConvTranspose1d",
     "WeightNormConvTranspose2d",
     "WeightNormLinear",
+    "WeightStandardization",
     "fold_batch_norm",
+    "standardize_weights",
 ]

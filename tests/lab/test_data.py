@@ -1,9 +1,15 @@
 """Real digits, really split."""
 
+import builtins
+import socket
+from typing import Any
+
 import pytest
 import torch
+from skimage import data as shipped
 
-from normtutor.lab import digits, minibatches
+from normtutor.lab import digits, minibatches, photographs
+from normtutor.lab.data import PHOTOGRAPHS
 
 
 def test_digits_are_split_without_overlap_and_by_class() -> None:
@@ -50,3 +56,43 @@ def test_bad_sizes_are_refused_before_the_first_batch() -> None:
         minibatches(x, y, 11)
     with pytest.raises(ValueError, match="got 9 and 10"):
         minibatches(x, y[:9], 2)
+
+
+def test_photographs_come_out_of_the_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "socket", no_network)
+    found = photographs(size=32)
+    assert list(found) == list(PHOTOGRAPHS)
+    for image in found.values():
+        assert image.dtype == torch.float32
+        assert image.shape[0] == 3
+        assert min(image.shape[1:]) == 32
+        assert 0 <= image.min() < image.mean() < image.max() <= 1
+    assert found["china"].shape == (3, 32, 48)  # 427 × 640: the proportions stay
+    as_it_ships = torch.tensor(shipped.chelsea()).permute(2, 0, 1) / 255
+    torch.testing.assert_close(photographs("chelsea", size=300)["chelsea"], as_it_ships)
+    red, green, blue = found["retina"].mean((1, 2))
+    assert red > green > blue
+
+
+def test_bad_photographs() -> None:
+    with pytest.raises(ValueError, match="unknown photograph 'cat': expected one of astronaut, chelsea"):
+        photographs("cat")
+    with pytest.raises(ValueError, match="at least 1 pixel, got 0"):
+        photographs("chelsea", size=0)
+
+
+@pytest.mark.parametrize(("name", "package"), [("chelsea", "scikit-image"), ("china", "scikit-learn")])
+def test_a_missing_package_is_named(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(module: str, *args: Any, **kwargs: Any) -> Any:
+        if module.startswith(("skimage", "sklearn")):
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+        return real(module, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ModuleNotFoundError, match=f"ships inside {package}.*pip install {package}"):
+        photographs(name)

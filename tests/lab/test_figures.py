@@ -116,3 +116,15 @@ def test_a_script_with_figures_ends() -> None:
     )
     assert done.stdout.strip().lower() == "agg"
     assert done.stderr == ""
+
+
+def test_a_short_logarithmic_axis_has_plain_numbers() -> None:
+    def labels(values: list[float]) -> list[str]:
+        figure = line_chart({"batch": ([1, 2], values)}, xlabel="x", ylabel="y", yscale="log")
+        figure.draw_without_rendering()
+        axis = figure.axes[0].yaxis
+        return [tick.get_text() for tick in [*axis.get_ticklabels(), *axis.get_ticklabels(minor=True)]]
+
+    assert not [label for label in labels([0.3, 2.0]) if "times" in label or "10^" in label]
+    assert {"0.4", "2"} & set(labels([0.3, 2.0]))
+    assert [label for label in labels([1e-6, 1.0]) if "10^" in label]  # many decades: powers are shorter

@@ -25,9 +25,9 @@ NOT_MEASURED = "not measured yet (make claims)."
 _PAGE = """# Published claims, put to the test
 
 The course tests {count} claims of the literature, each with an experiment small enough for a laptop. What
-counts as "reproduces" was fixed before the result was known, as a band wide enough that a seed does not
-decide; the chapters print it with each run. A claim that does not reproduce here may well hold at the
-paper's scale: the chapter says what is missing. `make claims` repeats all of them."""
+counts as "reproduces" is a band wide enough that a seed does not decide, fixed before the result was known
+(where it was not, the chapter says so); each run prints it. A claim that does not reproduce here may well
+hold at the paper's scale: the chapter says what is missing. `make claims` repeats all of them."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Claim:
         tells: the measured numbers in one sentence.
         caveat: what this scale cannot show.
         reproduces: the verdict that the chapter tells; a record or a run that says otherwise is a failure.
-        control: what to put in the place of ``technique`` to see the opposite verdict.
+        control: what to put in the place of ``technique`` to see the opposite verdict; None where the verdict
+            rests on wall time, which no test and no notebook asserts.
     """
 
     name: str
@@ -59,12 +60,12 @@ class Claim:
     tells: Callable[[Measured], str]
     caveat: str = ""
     reproduces: bool = True
-    control: Norm = "none"
+    control: Norm | None = "none"
 
     @property
     def band(self) -> str:
         """The band in words, as the function that decides describes itself."""
-        return (self.holds.__doc__ or "").strip()
+        return " ".join((self.holds.__doc__ or "").split())
 
 
 @dataclass(frozen=True)
@@ -109,20 +110,29 @@ def run(name: str, norm: Norm | None = None, full: bool = False) -> Outcome:
     Raises:
         ValueError: no claim has that name; the message suggests the nearest.
     """
-    known = claims()
-    if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-        raise ValueError(f"unknown claim {name!r}: {hint}")
-    claim = known[name]
+    claim = _find(name)
     start = time.perf_counter()
     with one_thread():
         measured = claim.measure(claim.technique if norm is None else norm, full)
     return Outcome(claim, measured, time.perf_counter() - start, full)
 
 
+def _find(name: str) -> Claim:
+    known = claims()
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+        raise ValueError(f"unknown claim {name!r}: {hint}")
+    return known[name]
+
+
 def recorded(name: str, folder: Path | None = None) -> str:
-    """The full run on record (in ``folder``; by default the package's), with its provenance."""
+    """The full run on record (in ``folder``; by default the package's), with its provenance.
+
+    Raises:
+        ValueError: no claim has that name; the message suggests the nearest.
+    """
+    _find(name)
     record = _record(folder)
     if name not in record["claims"]:
         return _labelled("Full run", NOT_MEASURED)
