@@ -62,7 +62,15 @@ if importlib.util.find_spec("normtutor") is None:
 import torch
 from torch import nn
 
-from normtutor.lab import accuracy, digits, index_set, line_chart, train, use_style
+from normtutor.lab import (
+    accuracy,
+    digits,
+    index_set,
+    line_chart,
+    one_thread,
+    train,
+    use_style,
+)
 
 use_style()
 BLUE, GREEN, GREY, ORANGE = "#0072B2", "#009E73", "#6e6e6e", "#D55E00"
@@ -543,23 +551,24 @@ def without_norm3():
 
 
 test_accuracy = {}
-for name, make in (
-    ("GroupNorm", lambda: CNNWithGroupNorm(image_size=8)),
-    ("BatchNorm", lambda: CNNWithBatchNorm(image_size=8)),
-    ("BatchNorm, convolutions only", without_norm3),
-):
-    for size in (1, 4, 16):
-        torch.manual_seed(0)
-        network = make()
-        options = {"steps": 1000 // size, "lr": 0.005 * size, "batch_size": size}
-        try:
-            train(network, data.train_images, data.train_labels, **options)
-            right = accuracy(network, data.test_images, data.test_labels)
-            test_accuracy[name, size] = right
-            told = f"{right:.1%} right"
-        except ValueError:
-            told = "refused: one value per channel after the linear layer"
-        print(f"{name}, batches of {size:2}: {told}")
+with one_thread():
+    for name, make in (
+        ("GroupNorm", lambda: CNNWithGroupNorm(image_size=8)),
+        ("BatchNorm", lambda: CNNWithBatchNorm(image_size=8)),
+        ("BatchNorm, convolutions only", without_norm3),
+    ):
+        for size in (1, 4, 16):
+            torch.manual_seed(0)
+            network = make()
+            options = {"steps": 1000 // size, "lr": 0.005 * size, "batch_size": size}
+            try:
+                train(network, data.train_images, data.train_labels, **options)
+                right = accuracy(network, data.test_images, data.test_labels)
+                test_accuracy[name, size] = right
+                told = f"{right:.1%} right"
+            except ValueError:
+                told = "refused: one value per channel after the linear layer"
+            print(f"{name}, batches of {size:2}: {told}")
 
 assert test_accuracy["GroupNorm", 1] > 0.6
 assert ("BatchNorm", 1) not in test_accuracy
@@ -635,20 +644,21 @@ assert typical < 0.5
 # seeds each, a short training.
 
 # %%
-sizes, errors = [1, 2, 4, 8, 16, 32], {}
-for num_groups in sizes:
-    errors[num_groups] = []
-    for seed in range(2):
-        torch.manual_seed(seed)
-        network = ConvNet(
-            lambda shape, g=num_groups: layers.GroupNorm(g, shape[1]), 32, 3
-        )
-        options = {"lr": 0.05, "momentum": 0.9, "batch_size": 32, "seed": seed}
-        train(network, data.train_images, data.train_labels, steps=60, **options)
-        wrong = 1 - accuracy(network, data.test_images, data.test_labels)
-        errors[num_groups].append(100 * wrong)
-    runs = ", ".join(f"{error:.1f}" for error in errors[num_groups])
-    print(f"G = {num_groups:2}: test error {runs} %")
+sizes, errors = [1, 2, 8, 32], {}
+with one_thread():
+    for num_groups in sizes:
+        errors[num_groups] = []
+        for seed in range(2):
+            torch.manual_seed(seed)
+            network = ConvNet(
+                lambda shape, g=num_groups: layers.GroupNorm(g, shape[1]), 32, 3
+            )
+            options = {"lr": 0.05, "momentum": 0.9, "batch_size": 32, "seed": seed}
+            train(network, data.train_images, data.train_labels, steps=60, **options)
+            wrong = 1 - accuracy(network, data.test_images, data.test_labels)
+            errors[num_groups].append(100 * wrong)
+        runs = ", ".join(f"{error:.1f}" for error in errors[num_groups])
+        print(f"G = {num_groups:2}: test error {runs} %")
 mean = {g: sum(runs) / len(runs) for g, runs in errors.items()}
 assert max(mean.values()) < 50, "every G was expected to learn"
 assert mean[32] < mean[1], "one channel per group was expected to beat one group"
