@@ -393,8 +393,8 @@ line_chart(
 
 # %% [markdown]
 # 150 steps are not yet "a while": the lines have not met. Where a single step is longer than $v$ itself, it
-# alone sets the new length, $\lVert v \rVert \approx \eta \lVert \nabla_v L \rVert$, and the effective rate that follows falls as
-# $1/\eta$: the largest rate ends up with the smallest steps.
+# alone sets the new length, $\lVert v \rVert \approx \eta \lVert \nabla_v L \rVert$, and the effective rate that
+# follows falls as $1/\eta$: the largest rate ends up with the smallest steps.
 #
 # Both halves matter. **The direction $v$ is safe** at rates a thousand times apart: section 2.1 of the paper is
 # right about it. **$g$ and the biases are not**: they are ordinary parameters, with no length to grow. Train
@@ -745,8 +745,8 @@ assert not outcome.holds
 
 # %% [markdown]
 # Compared with the plain network as PyTorch initializes it, Weight Normalization with its initialization is a
-# great help: that one does not get there in the steps it has. Compared with the same start, it is no faster. What it changes is
-# *which learning rate* is right: with $\lVert v \rVert$ below $g$, the effective rate
+# great help: that one does not get there in the steps it has. Compared with the same start, it is no faster.
+# What it changes is *which learning rate* is right: with $\lVert v \rVert$ below $g$, the effective rate
 # $\eta (g/\lVert v \rVert)^2$ is many times $\eta$. Set $\lVert v \rVert = g$, and even that difference goes
 # away at the start:
 
@@ -770,8 +770,8 @@ print("one small step from ‖v‖ = g, same weights:", (gap < 1e-3 * moved).ite
 # from $g$. To first order that is the plain step.)
 #
 # And with Adam, the paper's own optimizer? It gives every element a step of about the same size, so what counts
-# is how large the elements are to begin with. Those of $v$ are smaller here, as the first line shows: again,
-# another scale of rates.
+# is how large the elements are to begin with. Those of $v$ are smaller here than those of the plain $w$, as the
+# first line shows: another scale of rates again.
 
 
 # %%
@@ -821,8 +821,8 @@ print(claims.recorded("weight_norm.high_learning_rates"))
 assert not outcome.holds
 
 # %% [markdown]
-# The range is not wider than the plain network's; it lies elsewhere, at rates some ten times lower. You have seen
-# why above. For $v$ the argument holds, over a factor of a thousand. But the loss pulls at $g$
+# The range is not wider than the plain network's; it lies elsewhere, at rates some ten times lower. You have
+# seen why above. For $v$ the argument holds, over a factor of a thousand. But the loss pulls at $g$
 # and $b$ as well, whose gradients nothing scales down, and in a deep network a too large *first* step has
 # ruined all directions before the lengths have grown. Batch Normalization divides by what actually comes out,
 # at every step, so it survives both. The control, in the same experiment:
