@@ -165,8 +165,8 @@ def _tell_convergence(measured: Measured) -> str:
         return f"{steps:.0f}" if steps <= measured["steps"] else f"never in {measured['steps']}"
 
     return (
-        f"steps to 90 %, each at the best learning rate tried: normalized {best('normalized')}; plain from the "
-        f"same start {best('same start')}; plain from PyTorch's initialization {best('plain')}"
+        f"steps to 90 %, each at the best learning rate tried: normalized {best('normalized')}; plain from "
+        f"the same start {best('same start')}; plain from PyTorch's initialization {best('plain')}"
     )
 
 
