@@ -80,8 +80,8 @@ def page(folder: Path = Path("book/generated")) -> str:
     choosing = f"[{CHAPTERS['choosing']}]({up}notebooks/choosing.ipynb)"
     parts = [
         "# Where the course comes from",
-        "The course grew out of one document, `book/seed/normalization_techniques.md`: explanations, code and "
-        "guidelines for five techniques. Nothing of it was dropped. This page says what became of every "
+        "The course grew out of one document, `book/seed/normalization_techniques.md`: explanations, code "
+        "and guidelines for five techniques. Nothing of it was dropped. This page says what became of every "
         "heading, class, function and guideline, and why it was changed; a test fails if one is missing.",
         "## Classes and functions",
         "\n".join(map(entry, definitions(text))),
