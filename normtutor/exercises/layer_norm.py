@@ -51,6 +51,9 @@ def _probe_forward(layer_norm: Callable[..., Any], draw: Draw) -> Observations:
     x, weight, bias = (value * 1 for value in inputs.values())
     yield from gradients(returned(layer_norm(x, (4, 6), weight, bias, eps), layer_norm), draw, **inputs)
     yield "output for a tiny eps and a small variance", call(1e-4 * images, (4, 6), 1e-12)
+    yield "output where eps exceeds the variance", call(0.05 * tokens, (5,), eps)
+    if draw.dtype == torch.float64:
+        yield "output at an offset of 1e6", Approx(call(tokens + 1e6, (5,), eps), 1e-6)
     yield "output for float32", call(images.float(), (4, 6), eps)
 
 
@@ -72,7 +75,7 @@ $$y = \gamma\,\frac{x-\mu}{\sqrt{\sigma^2+\varepsilon}} + \beta$$
 - Write the formula: torch's own normalization is refused.
 
 The checker uses one, two and three axes, looks at the gradient in `x`, `weight` and `bias`, and tries a tiny
-$\varepsilon$.
+$\varepsilon$ and a mean of $10^6$ (in float64).
 """,
     starter="""
 def layer_norm(x, normalized_shape, weight, bias, eps):
@@ -158,6 +161,32 @@ def layer_norm(x, normalized_shape, weight, bias, eps):
             {"correction=0": "correction=1"},
         ),
         Mistake(
+            "one_axis",
+            "You count the right number of axes and average over one of them only. `dim` takes all of the last "
+            "k axes, as a tuple, not the k-th from the end.",
+            {_DIMS: "-len(normalized_shape)"},
+        ),
+        Mistake(
+            "sizes_as_axes",
+            "You pass `normalized_shape` as `dim`. It holds sizes, not axes: how many it holds says which axes.",
+            {_DIMS: "normalized_shape"},
+        ),
+        Mistake(
+            "one_pass_variance",
+            "You compute the variance as E[x²] − E[x]². With a large mean that is the difference of two large "
+            "numbers, and most of its digits are noise.",
+            {
+                "x.var(dim=dims, keepdim=True, correction=0)": (
+                    "x.square().mean(dim=dims, keepdim=True) - mean.square()"
+                )
+            },
+        ),
+        Mistake(
+            "variance_clamped",
+            "You use ε as the smallest variance. The formula *adds* it: every output gets a little smaller.",
+            {"torch.sqrt(var + eps)": "torch.sqrt(var.clamp(min=eps))"},
+        ),
+        Mistake(
             "eps_outside_root",
             "You add ε to the standard deviation. It belongs to the variance, under the root.",
             {"torch.sqrt(var + eps)": "(torch.sqrt(var) + eps)"},
@@ -199,6 +228,11 @@ def layer_norm(x, normalized_shape, weight, bias, eps):
             "affine_swapped",
             "You swapped `weight` and `bias`: γ scales and β shifts.",
             {"weight * x_hat + bias": "bias * x_hat + weight"},
+        ),
+        Mistake(
+            "bias_inside",
+            "You add β before you multiply by γ. γ then scales the shift too.",
+            {"weight * x_hat + bias": "weight * (x_hat + bias)"},
         ),
         Mistake(
             "no_weight",
@@ -441,6 +475,22 @@ class SeedLayerNorm(nn.Module):
             },
         ),
         Mistake(
+            "axis_after_axis",
+            "You normalize along one axis after the other. Each time you divide by another deviation; the "
+            "formula has one mean and one variance for all the axes together.",
+            {
+                "        mean = x.mean(dim=dims, keepdim=True)\n"
+                "        var = x.var(dim=dims, keepdim=True, unbiased=False)\n"
+                "        x_norm = (x - mean) / torch.sqrt(var + self.eps)\n": (
+                    "        x_norm = x\n"
+                    "        for d in dims:\n"
+                    "            mean = x_norm.mean(dim=d, keepdim=True)\n"
+                    "            var = x_norm.var(dim=d, keepdim=True, unbiased=False)\n"
+                    "            x_norm = (x_norm - mean) / torch.sqrt(var + self.eps)\n"
+                )
+            },
+        ),
+        Mistake(
             "unbiased",
             "The axes are right now, but your variance divides by n − 1. Layer Normalization divides by n.",
             {"unbiased=False": "unbiased=True"},
@@ -572,11 +622,17 @@ prediction = {
             },
         ),
         Mistake(
-            "no_root",
-            "You divided by the variance and by the mean square. Take their roots.",
+            "layer_no_root",
+            "For Layer Normalization you divided by the variance. Take its root.",
             {
                 "token.std(correction=0)": "token.var(correction=0)",
                 "shifted.std(correction=0)": "shifted.var(correction=0)",
+            },
+        ),
+        Mistake(
+            "rms_no_root",
+            "For RMSNorm you divided by the mean square. Take its root.",
+            {
                 "token.square().mean().sqrt()": "token.square().mean()",
                 "shifted.square().mean().sqrt()": "shifted.square().mean()",
             },
@@ -644,6 +700,20 @@ def _probe_rms(rms_norm: Callable[..., Any], draw: Draw) -> Observations:
     large = (300 + 10 * tokens).to(torch.float16)  # 300² is more than a float16 holds
     yield "output for large float16", call(large, (5,), eps, torch.float32)
     yield "output for bfloat16", call(tokens.to(torch.bfloat16), (5,), eps, torch.float32)
+    wide, weights[25,] = draw.batch(40, 25), draw.values(25)
+    for dtype in (torch.bfloat16, torch.float16):
+        x, weight = wide.to(dtype), weights[25,].float()
+        exact = x.double() / torch.sqrt(x.double().square().mean(1, keepdim=True) + eps) * weight
+        share = (call(x.clone(), (25,), eps, torch.float32) == exact.to(dtype)).double().mean().item()
+        yield (
+            f"rounded once in {str(dtype)[6:]}",
+            Holds(
+                share >= 0.98,
+                f"{share:.0%} of 1000 values in {str(dtype)[6:]} are the exact result, rounded once; asked are "
+                "98%",
+                "rounded_twice",
+            ),
+        )
 
 
 RMS = Exercise(
@@ -659,7 +729,8 @@ $$y = \gamma\,\frac{x}{\sqrt{m+\varepsilon}}$$
   shape.
 - $m$ is the mean of $x^2$ over all of these axes together, one for each index of the other axes.
 - A half-precision `x` (float16, bfloat16) comes with a float32 `weight`. Compute in float32 and round
-  once, at the end: the output has the dtype of `x`.
+  once, at the end: the output has the dtype of `x`. (At least 98 % of 1000 values must equal the
+  exact result, rounded.)
 - Leave `x` as it is. torch's own normalization is refused.
 """,
     starter="""
@@ -808,6 +879,12 @@ def rms_norm(x, normalized_shape, weight, eps):
             {"(weight * x_hat).to(x.dtype)": "weight * x_hat.to(x.dtype)"},
         ),
         Mistake(
+            "rounded_twice",
+            "You round before γ and again after it. Each rounding costs half a unit in the last place; once "
+            "is enough.",
+            {"(weight * x_hat).to(x.dtype)": "(weight * x_hat.to(x.dtype)).to(x.dtype)"},
+        ),
+        Mistake(
             "scale_detached",
             "Your output is right, your gradient is not: it does not flow through the root mean square.",
             {"wide.square().mean(": "wide.detach().square().mean("},
@@ -849,6 +926,17 @@ def _probe_bug_sum(bias_gradient: Callable[..., Any], draw: Draw) -> Observation
     yield "for 600 ones in bfloat16", call(many.to(torch.bfloat16))
     yield "for 600 random numbers in bfloat16", call(draw.values(600, 3, low=1).to(torch.bfloat16))
     yield "for 600 times 100 in float16", call((100 * many).to(torch.float16))
+    positive = draw.values(600, 64, low=0.5, high=1.5).to(torch.bfloat16)
+    exact = positive.float().sum(0).to(torch.bfloat16)  # a float32 holds these sums exactly
+    right = int((call(positive.clone()) == exact).sum())
+    yield (
+        "rounded once in bfloat16",
+        Holds(
+            right == 64,
+            f"of 64 sums of 600 numbers in bfloat16, {right} are the exact sum, rounded once",
+            "rounded_on_the_way",
+        ),
+    )
 
 
 BUG_SUM = Exercise(
@@ -861,7 +949,8 @@ The gradient of $\beta$ is the sum of `grad` over all tokens. This function adds
 
 Repair `bias_gradient(grad)`. `grad` has shape `(*, D)` with any number of leading axes, none included; the
 result has shape $(D,)$ and the dtype of `grad`, and is right to the rounding of that dtype. The checker tries
-float64, float32, bfloat16 and float16 (a sum near the largest number that float16 holds).
+float64, float32, bfloat16 and float16 (a sum near the largest number that float16 holds), and asks that
+the sum of 600 bfloat16 numbers is the exact one, rounded once.
 """,
     starter="""
 def bias_gradient(grad):
@@ -929,6 +1018,25 @@ def bias_gradient(grad):
                     "    for row in rows:\n        total = total + row"
                 )
             },
+        ),
+        Mistake(
+            "rounded_on_the_way",
+            "You add in portions, but each portion's sum is rounded to half precision. That is better than one "
+            "by one and still loses digits: round once, at the end.",
+            {
+                "rows.to(wide).sum(dim=0)": (
+                    "torch.zeros_like(rows[0])\n"
+                    "    wide = grad.dtype if grad.dtype == torch.bfloat16 else wide\n"
+                    "    total = total.to(wide)\n"
+                    "    for portion in rows.split(30):\n        total = total + portion.to(wide).sum(dim=0)"
+                )
+            },
+        ),
+        Mistake(
+            "single_token_summed",
+            "For a single token you sum over its features: `sum(dim=())` sums over every axis. There is "
+            "nothing to add up then.",
+            {"rows.to(wide).sum(dim=0)": "grad.to(wide).sum(dim=tuple(range(grad.dim() - 1)))"},
         ),
         Mistake(
             "axis_kept",
@@ -1209,6 +1317,12 @@ class LayerNorm(nn.Module):
             "bias_always",
             "You ignore `bias`: the layer has β in any case.",
             {"if elementwise_affine and bias else": "if elementwise_affine else"},
+        ),
+        Mistake(
+            "bias_in_any_case",
+            "Your layer always has β, whatever `bias` and `elementwise_affine` say. A checkpoint without it "
+            "does not load.",
+            {_BIAS: "nn.Parameter(torch.zeros(shape))"},
         ),
         Mistake(
             "bias_without_affine",
@@ -1598,6 +1712,33 @@ def transformer(x, blocks, final_norm, placement):
             },
         ),
         Mistake(
+            "post_with_norm1_twice",
+            'With "post" you use `norm1` after `feed_forward` too. That sublayer has `norm2`.',
+            {_POST2: "x = norm1(x + feed_forward(x))"},
+        ),
+        Mistake(
+            "pre_with_norm1_twice",
+            'With "pre" you use `norm1` before `feed_forward` too. That sublayer has `norm2`.',
+            {_PRE2: "x = x + feed_forward(norm1(x))"},
+        ),
+        Mistake(
+            "post_residual_from_the_start",
+            'With "post" the second residual connection starts at the block\'s input. It starts where the first '
+            "sublayer ended.",
+            {_POST1: "start, x = x, norm1(x + attend(x))", _POST2: "x = norm2(start + feed_forward(x))"},
+        ),
+        Mistake(
+            "pre_residual_from_the_start",
+            'With "pre" the second residual connection starts at the block\'s input, so what `attend` added is '
+            "lost.",
+            {_PRE1: "start, x = x, x + attend(norm1(x))", _PRE2: "x = start + feed_forward(norm2(x))"},
+        ),
+        Mistake(
+            "pre_normalized_after",
+            'With "pre" you normalize F\'s result. What goes *into* F is normalized.',
+            {_PRE1: "x = x + norm1(attend(x))", _PRE2: "x = x + norm2(feed_forward(x))"},
+        ),
+        Mistake(
             "sublayers_swapped",
             "You call `feed_forward` first. The attention comes first.",
             {"for attend, feed_forward, norm1, norm2": "for feed_forward, attend, norm2, norm1"},
@@ -1797,6 +1938,16 @@ reach = {
             _said(4, "its sequence") | _said(5, "its sequence"),
         ),
         Mistake(
+            "mask_blocks_all",
+            "You let the causal mask block everything. Later tokens do read the changed one.",
+            _said(4, "itself") | _said(5, "itself"),
+        ),
+        Mistake(
+            "sequence_statistics_across",
+            "You let `LayerNorm((T, D))` reach the other sequence. Its statistics are those of one sequence.",
+            _said(6, "everything"),
+        ),
+        Mistake(
             "rms_differs",
             "You let RMSNorm reach further than Layer Normalization. Its index set is the same: one token.",
             _said(5, "its sequence"),
@@ -1935,7 +2086,7 @@ def layer_norm_backward(grad, x, normalized_shape, weight, eps):
         Mistake(
             "variance_path_missing",
             "`dx` lacks the path through the variance: every feature also changes the scale of all the "
-            "others.",
+            "others. Or you multiply two means: that of x̂ is 0, so average the *product* ĝ·x̂.",
             {_DX: "inverse * (dx_hat - through_mean)"},
         ),
         Mistake(
@@ -1975,6 +2126,16 @@ def layer_norm_backward(grad, x, normalized_shape, weight, eps):
             "scale_missing",
             "`dx` lacks the factor 1/√(σ² + ε).",
             {_DX: "dx_hat - through_mean - through_var"},
+        ),
+        Mistake(
+            "brackets",
+            "1/√(σ² + ε) multiplies all three terms: check the brackets.",
+            {_DX: "inverse * (dx_hat - through_mean) - through_var"},
+        ),
+        Mistake(
+            "brackets_first_only",
+            "1/√(σ² + ε) multiplies all three terms, not the first one alone: check the brackets.",
+            {_DX: "inverse * dx_hat - through_mean - through_var"},
         ),
         Mistake(
             "last_axis_only",
@@ -2043,6 +2204,11 @@ def layer_norm_backward(grad, x, normalized_shape, weight, eps):
             "dweight_scaled",
             "`dweight` contains γ. The derivative of γ·x̂ in γ is x̂ alone.",
             {"dweight = (grad * x_hat)": "dweight = (grad * weight * x_hat)"},
+        ),
+        Mistake(
+            "dbias_scaled",
+            "`dbias` contains γ. β is added after it: the derivative of y in β is 1.",
+            {"dbias = grad.reshape(": "dbias = (grad * weight).reshape("},
         ),
         Mistake(
             "variance_path_without_x_hat",
