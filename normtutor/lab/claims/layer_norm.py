@@ -16,7 +16,6 @@ from normtutor.lab.text import seeds_of
 from normtutor.lab.training import accuracy
 from normtutor.networks import RNN, Norm, Transformer
 
-
 GIVEN_UP = 99.0  # stands for a loss that is no longer a number
 
 
