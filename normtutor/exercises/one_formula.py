@@ -1489,7 +1489,7 @@ def _probe_deep(step: Callable[..., Any], draw: Draw) -> Observations:
     finite = bool(rows.isfinite().all())
     yield (
         "the output is finite",
-        Holds(finite, "your step returns nan or inf: is a deviation 0 somewhere?", "not_finite"),
+        Holds(finite, "your step returns nan or inf", "not_finite"),
     )
     if not finite:
         return
@@ -1603,7 +1603,8 @@ def step(z):
         ),
         Mistake(
             "not_finite",
-            "Your step divides by zero: a deviation, over the samples for instance, can be 0 after a ReLU.",
+            "Your step returns nan or inf: is a deviation 0 somewhere? Over the samples, for instance, it is "
+            "0 where a ReLU has cut all of them off.",
             {_STEP: "h = torch.relu(z)\n    return (h - h.mean(dim=0)) / h.std(dim=0)"},
         ),
         Mistake(
