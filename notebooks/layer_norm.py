@@ -716,8 +716,7 @@ assert outcome.holds
 # %%
 outcome = claims.run("layer_norm.rms_speed")
 print(outcome)
-print(claims.recorded("layer_norm.rms_speed"))
-assert not outcome.holds
+print(claims.recorded("layer_norm.rms_speed"))  # no assert: a wall time decides
 
 # %% [markdown]
 # **It depends on who wrote the kernel.** By hand, RMSNorm has fewer operations than Layer Normalization; how

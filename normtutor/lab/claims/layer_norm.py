@@ -387,6 +387,7 @@ CLAIMS = (
         tells=_tell_rms_speed,
         caveat="a CPU, where torch fuses LayerNorm but not RMSNorm; ratios within one run, a small network",
         reproduces=False,
+        control=None,
     ),
     Claim(
         name="layer_norm.dyt",
