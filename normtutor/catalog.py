@@ -41,7 +41,7 @@ class Technique:
         forward_passes, backward_passes: how often an algorithm at its best reads or writes a tensor of
             the input's size once that no longer fits the last-level cache: 2 and 3 where one block holds all
             elements that share statistics (it reads x once), more where none does.
-        notebook: the chapter that teaches it, one of :data:`CHAPTERS`.
+        notebook: the chapter that teaches it, one of ``CHAPTERS``.
         parity_shapes, bench_shapes: inputs that the parity table and the benchmark use.
         centred: the mean is subtracted; without it the mean of x² takes the variance's place.
     """

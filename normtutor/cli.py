@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -31,12 +32,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 where something that was checked failed, or 2 for bad input.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args([_dashed(word) for word in (sys.argv[1:] if argv is None else argv)])
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return status
     except Bad as bad:
         print(f"normtutor: {bad}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has gone, as `head` does; python would complain again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dashed(word: str) -> str:
+    """``--batch_size`` is meant for ``--batch-size``."""
+    option, equals, value = word.partition("=")
+    return option.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
 def _parser() -> argparse.ArgumentParser:

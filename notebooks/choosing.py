@@ -67,7 +67,15 @@ from normtutor import functional, guide, layers
 from normtutor.catalog import TECHNIQUES
 from normtutor.exercises import check, progress, statement
 from normtutor.exercises.show import show
-from normtutor.lab import claims, compare, digits, line_chart, show_source, use_style
+from normtutor.lab import (
+    claims,
+    compare,
+    digits,
+    line_chart,
+    one_thread,
+    show_source,
+    use_style,
+)
 
 use_style()
 BLUE, GREY, ORANGE = "#0072B2", "#6e6e6e", "#D55E00"
@@ -248,7 +256,7 @@ print("G = 1 is layer:   ", torch.allclose(functional.group_norm(x, 1), by_layer
 # | the clock stops before the work is done | on a GPU a call only *enqueues* work; without waiting, one times the launch |
 # | forward only | training is mostly backward, and the techniques differ there |
 # | one candidate after the other, with `time.time()` | whatever else the machine does hits one of them; that clock may be set back |
-# | "memory" is the number of parameters | autograd keeps whole tensors for the backward pass, thousands of times as much |
+# | "memory" is the number of parameters | autograd keeps whole tensors for the backward pass, up to thousands of times as much |
 #
 # `compare` times all techniques in turn on one tensor, forward and with backward, waits for the
 # device, takes the median, and relates it to the copy bandwidth measured in the same run. The line *copy* is
@@ -257,7 +265,7 @@ print("G = 1 is layer:   ", torch.allclose(functional.group_norm(x, 1), by_layer
 # %%
 from normtutor.lab.comparison import SEED_SHAPE, SHAPES
 
-seeds = compare(SEED_SHAPE, seconds=1)
+seeds = compare(SEED_SHAPE, seconds=0.5, rounds=3)
 print(seeds.time_table())
 
 # %% [markdown]
@@ -266,7 +274,7 @@ print(seeds.time_table())
 # transformer has them; Instance and Group Normalization are not defined on them.
 
 # %%
-tokens = compare(SHAPES["8 sequences of 512 tokens"], seconds=1)
+tokens = compare(SHAPES["8 sequences of 512 tokens"], seconds=0.5, rounds=3)
 print(tokens.time_table())
 
 # %% [markdown]
@@ -314,7 +322,8 @@ print("torch keeps x itself     :", kept.saved_input_bytes == 4 * 16 * 64 * 32 *
 print("and besides it under 1 % :", kept.saved_bytes < 0.01 * kept.saved_input_bytes)
 
 # %% [markdown]
-# A layer before may hold $x$ anyway: then torch's normalizations keep next to nothing more. The readable layers
+# A layer before may hold $x$ anyway: then torch's normalizations keep next to nothing more, but for RMS
+# Normalization, which torch composes of several operations on a CPU: a tensor more. The readable layers
 # of this course keep one or two tensors of the input's size, which is the price of letting autograd write
 # the backward pass.
 #
@@ -359,8 +368,21 @@ for norm in ("layer", "rms", "batch"):
 
 # %% [markdown]
 # Batch statistics over all tokens carry every token to every other one, in training. In evaluation the leak is gone,
-# and so is the model that was trained with it.
-#
+# and so is the model that was trained with it. Instance and Group Normalization need no batch, but on $(N, C, T)$
+# they average over the positions of a sequence, later ones included, and in both modes:
+
+# %% tags=["nbval-check-output"]
+channels = torch.randn(2, 8, 32)
+later = channels.clone()
+later[..., -1] += 1
+for name, layer in {
+    "instance": layers.InstanceNorm1d(8),
+    "group": layers.GroupNorm(2, 8),
+}.items():
+    moved = (layer(channels) - layer(later))[..., :-1].abs().max().item() > 1e-3
+    print(f"{name:8} earlier positions see the last: {moved}")
+
+# %% [markdown]
 # **Then, what it costs.** Shen and others explain the failure of Batch Normalization on text by statistics that
 # fluctuate from batch to batch. So train the same model with Layer Normalization; with statistics of four sequences
 # together; and with the statistics of each sequence alone, as a device would have that holds one.
@@ -381,7 +403,7 @@ line_chart(
     xlabel="sequences of 32 characters that supply a statistic (log)",
     ylabel="test loss (nats per character)",
     xscale="log",
-    title="One text does not stand for all texts",
+    title="Statistics of one sequence cost about half a nat",
     colours={"BatchNorm": BLUE, "LayerNorm": ORANGE},
     markers=True,
 )
@@ -402,6 +424,7 @@ neighbours = first[:, None] + 33 * torch.arange(4)  # (100, 4) starts, one batch
 anywhere = neighbours.flatten()[torch.randperm(400)].view(100, 4)  # the same sequences
 
 
+@one_thread()
 @torch.no_grad()
 def loss_with_batch_statistics(batches):
     total = 0.0
@@ -412,7 +435,9 @@ def loss_with_batch_statistics(batches):
     return total / len(batches)
 
 
-print(f"running statistics:               {experiments.loss_on_test(model):.3f}")
+with one_thread():
+    loss_running = experiments.loss_on_test(model)
+print(f"running statistics:               {loss_running:.3f}")
 loss_anywhere = loss_with_batch_statistics(anywhere)
 loss_neighbours = loss_with_batch_statistics(neighbours)
 print(f"statistics of any four sequences: {loss_anywhere:.3f}")
@@ -437,8 +462,8 @@ print(guide.recommend(data="audio", task="generation"))
 # ## Few data
 #
 # The draft recommended Group Normalization for "CNNs with limited data". Nothing in its formula speaks for that. Its
-# statistics come from one image, so they lack the noise of a random batch, and noise regularizes. Train on 50 and on 200 digits, at a batch
-# of 32:
+# statistics come from one image, so they lack the noise of a random batch, which may regularize. Train on 50 and on
+# 200 digits, at a batch of 32:
 
 # %%
 outcome = claims.run("choosing.limited_data")
@@ -688,8 +713,7 @@ progress("choosing")
 # <details>
 # <summary>Right: few data are its case</summary>
 #
-# No. Its statistics do not get better or worse with the size of the data set, and it lacks the noise that
-# regularizes.
+# No. Its statistics do not get better or worse with the size of the data set.
 #
 # </details>
 # <details>
@@ -714,9 +738,10 @@ progress("choosing")
 #
 # </details>
 # <details>
-# <summary>Those over activations are alike; Weight Normalization keeps only a weight</summary>
+# <summary>Those over activations keep at least their input; Weight Normalization keeps only a weight</summary>
 #
-# Yes. Each of torch's activation norms keeps its input, but for a few statistics. Weight Normalization keeps one tensor of the
+# Yes. Each of torch's activation norms keeps its input and a few statistics (RMS Normalization on a CPU one tensor
+# more). Weight Normalization keeps one tensor of the
 # weight's size, which exceeds the maps' only late in a network.
 #
 # </details>

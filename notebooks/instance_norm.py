@@ -79,11 +79,11 @@ index_set("batch", "instance")
 # %% [markdown]
 # ## The problem, felt
 #
-# Train a network to paint photographs in the style of a dahlia's petals. The network is the seed of this
-# course's: five blocks of convolution, normalization and ReLU, here an eighth as wide (8, 16, 32, 16, 8
-# channels instead of 64, 128, 256, 128, 64), so that it trains on a CPU while you watch. Two versions
-# differ in the normalization alone; they start from the same weights and see the same crops of four
-# photographs.
+# Train a network to paint photographs in the style of a dahlia's petals. The network is that of the
+# founding draft (the document that this course grew from): five blocks of convolution, normalization and
+# ReLU, here an eighth as wide (8, 16, 32, 16, 8 channels instead of 64, 128, 256, 128, 64), so that it
+# trains on a CPU while you watch. Two versions differ in the normalization alone; they start from the same
+# weights and see the same crops of four photographs.
 #
 # What "in the style of" means is a loss. Gatys, Ecker and Bethge ([2015](https://arxiv.org/abs/1508.06576))
 # compare *features*: the content loss asks for the features of the photograph where they are; the style
@@ -92,7 +92,8 @@ index_set("batch", "instance")
 # layer of them is enough to synthesize textures ([Ustyuzhaninov et al.
 # 2016](https://arxiv.org/abs/1606.00021)), and deeper random networks give stylizations too ([He et al.
 # 2016](https://arxiv.org/abs/1606.04801)). They know edges and colours but no objects: expect petals and
-# paint, not a masterpiece. (An exercise asks you for the Gram matrix.)
+# paint, not a masterpiece. The whole loss is the style's plus 0.03 times the content's. (An exercise
+# asks you for the Gram matrix.)
 
 # %%
 from normtutor.lab import show_source
@@ -144,7 +145,9 @@ for name, stylizer in (("instance", instance), ("batch", batch)):
         assert measured["change"] > 0.1, "it was expected to see the fog"
 
 # %% [markdown]
-# Batch Normalization divides by what the contrast was *on average in training*: fog comes through to the
+# In clear air the two are about equally good at *this* photograph; on what they are trained for, Instance
+# Normalization's loss is the lower one. The difference that strikes is the fog. Batch Normalization divides
+# by what the contrast was *on average in training*: fog comes through to the
 # output. Instance Normalization divides by what it is *in this picture*. This chapter takes that one
 # difference apart: what exactly is invariant, what it costs, and what is lost with it.
 #
@@ -225,7 +228,7 @@ print("batch:   ", [round(value, 2) for value in together.flatten().tolist()])
 # A convolution without padding is linear, $W * (a x + b) + c = a (W * x) + \text{const}$ in each channel,
 # so the same holds for **convolution, then Instance Normalization**: whole networks that begin like this
 # cannot see the contrast or the brightness of what they are shown. Zero padding is linear in $x$, but not
-# blind to $b$: it adds a dark frame. Check each of these sentences, in float64:
+# blind to $b$: it adds a frame of zeros, whose contrast to the picture depends on $b$. Check each of these sentences, in float64:
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -457,7 +460,7 @@ for tracked in (False, True):
 # The variance has the cancellation that [Batch Normalization's chapter](batch_norm.ipynb) shows, and the
 # same cure. What is new is how *few* and how *flat* the values of one map can be. A clear sky is a map
 # without contrast: its variance is 0, its output is 0, and nothing but $\varepsilon$ prevents 0/0. A sky
-# with the noise of 8 bits, half a level or 0.002, is amplified until the noise has almost the contrast of a
+# with the noise of 8 bits, half a level or 0.002, is amplified until the noise has half the contrast of a
 # building. The gain is
 # $1/\sqrt{\sigma^2 + \varepsilon}$, at most 316:
 
@@ -522,9 +525,10 @@ print(report.table(by=("dtype", "layout"), quantity="output", offset=1e4))
 # %% [markdown]
 # ## Timing
 #
-# Here Instance Normalization has an advantage over Batch Normalization. One map is small: a GPU block can
-# hold it, so $x$ is read once even where the tensor is larger than the cache. At best **2 passes forward
-# and 3 backward**, against Batch Normalization's 3 and 5. The bound and the method are explained in [that
+# Here Instance Normalization has an advantage over Batch Normalization. As long as one *map* fits in the
+# cache, or in one block of a GPU, $x$ is read once, even where the whole tensor is larger. Then **2 passes
+# forward and 3 backward** do, against Batch Normalization's 3 and 5. (A map of 256 × 256 is 256 KiB in
+# float32: there the bound is hard to reach.) The bound and the method are explained in [that
 # chapter](batch_norm.ipynb).
 
 # %%
@@ -575,8 +579,8 @@ show_source(networks.StyleTransferBlock)
 # Three decisions differ from the draft. Its `nn.InstanceNorm2d` learned no $\gamma$ and $\beta$, unnoticed,
 # since that is torch's default; here they are learned. Its ReLU worked **in place**; here it does not,
 # because whatever looks at the normalized activation afterwards finds the ReLU's output in its place.
-# Nothing is lost by that: what autograd keeps for the backward pass is the ReLU's output in either case,
-# measured:
+# Training's memory loses nothing by that: what autograd keeps for the backward pass is the ReLU's output in
+# either case, measured:
 
 # %%
 x = torch.randn(4, 16, 32, 32, requires_grad=True)
@@ -633,7 +637,7 @@ print(claims.recorded("instance_norm.stylization"))
 assert outcome.holds
 
 # %% [markdown]
-# The second is what you saw above, with numbers. Its test puts Batch Normalization in Instance
+# The second is what you saw above, as a number: how much the *picture* changes in fog. Its test puts Batch Normalization in Instance
 # Normalization's place. A network that ignores the photograph would pass without merit; that is why a grey
 # photograph must give another picture.
 
@@ -661,7 +665,7 @@ if VGG:
     from torchvision.models import VGG16_Weights, vgg16
 
     class VGGFeatures(nn.Module):
-        """The outputs of relu1_2, relu2_2 and relu3_3, as Johnson et al. 2016."""
+        """relu1_2, relu2_2, relu3_3: the first three of Johnson et al.'s four."""
 
         def __init__(self):
             super().__init__()
@@ -694,7 +698,7 @@ painted
 # ask a network one thing: *was this one dimmed?* Any pixel's brightness tells.
 
 # %%
-from normtutor.lab import accuracy, digits, train
+from normtutor.lab import accuracy, digits, one_thread, train
 
 data = digits()
 
@@ -707,16 +711,17 @@ def dim_every_second(images):
 seen_images, seen_labels = dim_every_second(data.train_images)
 new_images, new_labels = dim_every_second(data.test_images)
 right = {}
-for name in ("batch", "instance", "group", "group, no bias"):
-    torch.manual_seed(0)
-    network = networks.CNNWithBatchNorm(
-        num_classes=2, image_size=8, norm=name.partition(",")[0]
-    )
-    if "no bias" in name:
-        network.conv1.bias = None
-    train(network, seen_images, seen_labels, steps=60, lr=0.05)
-    right[name] = accuracy(network, new_images, new_labels)
-    print(f"{name:14} {right[name]:.1%} right")
+with one_thread():
+    for name in ("batch", "instance", "group", "group, no bias"):
+        torch.manual_seed(0)
+        network = networks.CNNWithBatchNorm(
+            num_classes=2, image_size=8, norm=name.partition(",")[0]
+        )
+        if "no bias" in name:
+            network.conv1.bias = None
+        train(network, seen_images, seen_labels, steps=60, lr=0.05)
+        right[name] = accuracy(network, new_images, new_labels)
+        print(f"{name:14} {right[name]:.1%} right")
 assert right["batch"] > 0.95
 assert right["instance"] < 0.6, "Instance Normalization was expected to be blind"
 
@@ -730,18 +735,30 @@ assert right["instance"] < 0.6, "Instance Normalization was expected to be blind
 # And where contrast says nothing about the class? On the plain digits:
 
 # %%
-for norm in ("batch", "instance"):
-    torch.manual_seed(0)
-    network = networks.CNNWithBatchNorm(image_size=8, norm=norm)
-    train(network, data.train_images, data.train_labels, steps=60, lr=0.05)
-    plain = accuracy(network, data.test_images, data.test_labels)
-    foggy_digits = accuracy(network, 0.3 * data.test_images, data.test_labels)
-    print(f"{norm:9} {plain:.1%} right, in fog {foggy_digits:.1%}")
+with one_thread():
+    for norm in ("batch", "instance"):
+        torch.manual_seed(0)
+        network = networks.CNNWithBatchNorm(image_size=8, norm=norm)
+        train(network, data.train_images, data.train_labels, steps=60, lr=0.05)
+        plain = accuracy(network, data.test_images, data.test_labels)
+        foggy_digits = accuracy(network, 0.3 * data.test_images, data.test_labels)
+        print(f"{norm:9} {plain:.1%} right, in fog {foggy_digits:.1%}")
 
 # %% [markdown]
 # So "Instance Normalization is bad for classification" is too simple. It deletes each map's mean and scale.
-# On these digits that costs next to nothing, and fog no longer matters; where *how strong* a feature is, or
-# how often it occurs, is the answer, it deletes the answer. For photographs both are wanted: Pan et al.
+# On these digits that costs next to nothing, and fog no longer matters; where *how strong* a feature is, is
+# the answer, it deletes the answer. How *often* the feature occurs survives, in the shape of what is left. A
+# map with a share $p$ of ones among zeros becomes $\sqrt{(1-p)/p}$ at the ones and $-\sqrt{p/(1-p)}$
+# elsewhere; after a ReLU its mean is $\sqrt{p(1-p)}$, whatever the ones' strength was:
+
+# %% tags=["nbval-check-output"]
+for share, strength in ((0.1, 1.0), (0.1, 0.3), (0.4, 1.0), (0.4, 0.3)):
+    found = (torch.arange(100) < 100 * share).double() * strength
+    left = forward(found.view(1, 1, 100)).relu().mean().item()
+    print(f"{share:.0%} of the map at {strength}: mean after the ReLU {left:.2f}")
+
+# %% [markdown]
+# For photographs both are wanted, what Instance Normalization deletes and what it keeps: Pan et al.
 # ([2018](https://arxiv.org/abs/1807.09441)) build classifiers with some channels of either kind.
 #
 # ## Variants
@@ -828,6 +845,8 @@ print("the package:", same(layers.InstanceNorm2d(3)(x), forward(x)))
 
 # %% [markdown]
 # **A convolution's bias before it is dead weight**, as before Batch Normalization: the mean takes it out.
+# (`StyleTransferBlock` has one all the same: the founding draft's does, and its checkpoints load.)
+#
 # **Small maps.** Deep in a network a map may have few positions: with 2 × 2, four values become a mean, a
 # variance and two degrees of freedom; with 1 × 1 nothing is left, and the layer refuses. After global
 # pooling there is nothing to normalize.
@@ -1058,10 +1077,9 @@ progress("instance_norm")
 #
 # </details>
 # <details>
-# <summary>Whether there are many vertical edges or few, of the same strength</summary>
+# <summary>Whether all edges are stronger than in another photograph, by the same factor</summary>
 #
-# Hardly: how much a feature occurs in a picture moves its map's mean and deviation, and both are taken
-# away. What is left is how the occurrences are distributed.
+# No. That is one factor on the whole map, and the standard deviation divides it out.
 #
 # </details>
 #

@@ -145,6 +145,8 @@ def test_choose(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "Group Normalization: first choice" in printed
     assert "Wu & He 2018, Table 2" in printed  # the reason has its source
+    assert main(["choose", "--architecture", "cnn", "--batch_size=2"]) == 0
+    assert capsys.readouterr().out == printed
     assert main(["choose", "--task", "style-transfer", "--no-frozen", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["situation"] == {"task": "style_transfer", "frozen": False}
@@ -155,6 +157,18 @@ def test_choose(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["choose", "--help"])
     assert "language_modelling" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a closed pipe is another error there")
+def test_a_reader_that_has_gone_is_no_traceback() -> None:
+    command = [sys.executable, "-m", "normtutor.cli", "choose", "--architecture", "cnn"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    with process.stderr:
+        said = process.stderr.read()
+    assert (process.wait(60), said) == (1, "")
 
 
 # --- help and bad input

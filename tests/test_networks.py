@@ -363,7 +363,7 @@ def test_a_style_block_does_not_overwrite_what_the_norm_returned() -> None:
 
 
 def test_bad_style_network_and_bad_photographs() -> None:
-    for width in (0, 1.5):
+    for width in (0, 1.5, True):
         with pytest.raises(ValueError, match=f"width must be a positive.*got {width}"):
             StyleTransferNetwork(width=width)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown normalization 'instant'"):

@@ -5,6 +5,7 @@ import pydoc
 import pytest
 
 import seed
+from normtutor import guide
 from normtutor.catalog import CHAPTERS
 
 TEXT = seed.SEED.read_text("utf8")
@@ -45,3 +46,4 @@ def test_a_gap_would_be_seen() -> None:
 def test_the_page_shows_every_item() -> None:
     page = seed.page()
     assert all(item in page for item in ITEMS)
+    assert all(line.text in page and line.says in page for line in guide.SEED)

@@ -57,7 +57,6 @@ def page(folder: Path = Path("book/generated")) -> str:
     """The page, in Markdown; ``folder`` is where it will stand."""
     from normtutor import guide
     from normtutor.catalog import CHAPTERS
-    from normtutor.lab.text import markdown_table
 
     up = "../" * len(folder.parts)
 
@@ -67,39 +66,33 @@ def page(folder: Path = Path("book/generated")) -> str:
             return f"`{name}`"
         return f"[{CHAPTERS[chapter]}]({up}notebooks/{chapter}.ipynb), *{heading}*"
 
-    def rows(items: list[str]) -> list[tuple[str, str, str]]:
-        return [
-            (
-                f"`{item}`" if item.startswith(("class ", "def ")) else item,
-                "; ".join(map(successor, ACCOUNTS[item].now)),
-                ACCOUNTS[item].change,
-            )
-            for item in items
-        ]
+    def entry(item: str) -> str:
+        title = f"`{item}`" if item.startswith(("class ", "def ")) else item
+        account = ACCOUNTS[item]
+        return f"- **{title}** → {'; '.join(map(successor, account.now))}. {account.change}"
+
+    def guideline(line: guide.SeedLine) -> str:
+        about = " ".join(filter(None, (line.technique, line.part.replace("_", " "))))
+        sources = "; ".join(f"[{e}]({e.url})" if e.url else str(e) for e in line.evidence)
+        return f"- {about}: *{line.text}* → **{line.verdict}**. {line.says} ({sources})"
 
     text = SEED.read_text("utf8")
-    header = ("in the document", "here", "what changed, and why")
-    return (
-        "\n\n".join(
-            [
-                "# Where the course comes from",
-                "The course grew out of one document, `book/seed/normalization_techniques.md`: "
-                "explanations, code and guidelines for five techniques. Nothing of it was dropped. This page "
-                "says what became of every heading, class, function and guideline, and why it was changed; "
-                "a test fails if one is missing.",
-                "## Classes and functions",
-                markdown_table(header, rows(definitions(text))),
-                "## Headings",
-                markdown_table(header, rows(headings(text))),
-                "## Guidelines",
-                "Every line of the document's advice, with what the evidence says of it. The rules that "
-                "replace them stand in `normtutor.guide`; "
-                f"[{CHAPTERS['choosing']}]({up}notebooks/choosing.ipynb) applies them.",
-                guide.seed_table(),
-            ]
-        )
-        + "\n"
-    )
+    choosing = f"[{CHAPTERS['choosing']}]({up}notebooks/choosing.ipynb)"
+    parts = [
+        "# Where the course comes from",
+        "The course grew out of one document, `book/seed/normalization_techniques.md`: explanations, code "
+        "and guidelines for five techniques. Nothing of it was dropped. This page says what became of every "
+        "heading, class, function and guideline, and why it was changed; a test fails if one is missing.",
+        "## Classes and functions",
+        "\n".join(map(entry, definitions(text))),
+        "## Headings",
+        "\n".join(map(entry, headings(text))),
+        "## Guidelines",
+        "Every line of the document's advice, with what the evidence says of it. The rules that replace them "
+        f"stand in `normtutor.guide`; {choosing} applies them.",
+        "\n".join(map(guideline, guide.SEED)),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 _FORMULA = "The same formula, with its index set named, its derivation, and its backward pass."

@@ -3,6 +3,8 @@
 import copy
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import torch
@@ -148,6 +150,12 @@ for team, technique, reason in (
             {'"phone": "batch"': '"phone": "layer"'},
         ),
         Mistake(
+            "phone_instance",
+            "You give the phone Instance Normalization. It must measure every image anew, and it erases what "
+            "tells photographs apart: how strong each channel answers.",
+            {'"phone": "batch"': '"phone": "instance"'},
+        ),
+        Mistake(
             "phone_for_no_batch",
             "Your phone is right for the wrong reason: to need no batch is what sets the others apart from "
             "it.",
@@ -171,6 +179,12 @@ for team, technique, reason in (
             {'"writer": "layer"': '"writer": "instance"'},
         ),
         Mistake(
+            "writer_group",
+            "You give the writer Group Normalization. As torch applies it to channels and positions, it "
+            "averages over the positions of a sequence, those that come later included.",
+            {'"writer": "layer"': '"writer": "group"'},
+        ),
+        Mistake(
             "writer_for_many_tokens",
             "Your writer is right for the wrong reason: many tokens would favour statistics over tokens.",
             {'"later tokens"': '"many tokens"'},
@@ -191,6 +205,12 @@ for team, technique, reason in (
             "You give the painter Group Normalization. It takes out the contrast of a group of channels, and "
             "leaves that of one channel beside the others: a part of the style of the photograph.",
             {'"painter": "instance"': '"painter": "group"'},
+        ),
+        Mistake(
+            "painter_layer",
+            "You give the painter Layer Normalization. It takes out the contrast of the whole image, and "
+            "leaves that of one channel beside the others: a part of the style of the photograph.",
+            {'"painter": "instance"': '"painter": "layer"'},
         ),
         Mistake(
             "painter_for_per_sample",
@@ -220,7 +240,7 @@ _COUNTS = (
 
 
 def _probe_predict(prediction: dict[str, Any], draw: Draw) -> Observations:
-    yield from numbers(prediction, _COUNTS, tolerance=1e-4)
+    yield from numbers(prediction, _COUNTS, tolerance=1e-9)
 
 
 PREDICT = Exercise(
@@ -380,10 +400,11 @@ Four networks are ill. Fill in the dict `diagnosis` with the cause of each, and 
   is terrible, on the *training* images too; after `model.train()` it is low again.
 - **B** trained well on one device with 32 images. On 16 devices with 2 images each, everything else
   unchanged, training looks noisy and the test error has multiplied.
-- **C** learns to tell which two views belong to the same image, both in one batch of one device. Its loss
-  falls to almost nothing within minutes, and its features are useless.
-- **D** ends in global average pooling, then Instance Normalization on the $1 \times 1$ map, then a linear
-  layer. It gives every image the same answer, in both modes.
+- **C** runs on eight devices and learns to tell which two views belong to the same image; both views lie in
+  one device's batch. Its loss falls to almost nothing within minutes, and its features are useless. For want
+  of bandwidth, the statistics must stay each device's own.
+- **D** ends in global average pooling, then a hand-written Instance Normalization on the $1 \times 1$ map,
+  then a linear layer. It gives every image the same answer, in both modes.
 
 Causes: `"stale statistics"` (the running ones do not describe the data), `"few values"` (per statistic),
 `"leak"` (samples see each other), `"erased"` (the normalization removes the whole input), `"cancellation"`
@@ -411,7 +432,7 @@ diagnosis = {
         "Ask first: does it differ between the modes? Then look at what differs between them: the statistics "
         "in use.",
         "B: the optimizer sees as many images as before. What does one normalization see?",
-        "D: how many values does one statistic of Instance Normalization come from, on a 1×1 map?",
+        "D: one channel of a 1×1 map is one value. What is a value minus its own mean?",
     ),
     reference="""
 diagnosis = {
@@ -451,6 +472,12 @@ diagnosis.update({"A": "stale statistics", "A mend": "re-estimate"})
             {'"A": "stale statistics"': '"A": "leak"'},
         ),
         Mistake(
+            "a_erased",
+            "You say that A's normalization erases the input. Then its loss could not be low in training "
+            "mode.",
+            {'"A": "stale statistics"': '"A": "erased"'},
+        ),
+        Mistake(
             "a_lower_rate",
             "You lower A's rate. Its weights are fine, as training mode shows; the buffers lag, and after a "
             "lower rate they would lag as much.",
@@ -466,6 +493,11 @@ diagnosis.update({"A": "stale statistics", "A mend": "re-estimate"})
             "You blame B on stale statistics. They are up to date; each is an average of statistics that two "
             "images gave, and the network was trained with that noise.",
             {'"B": "few values"': '"B": "stale statistics"'},
+        ),
+        Mistake(
+            "b_leak",
+            "You blame B on a leak between samples. A leak makes the training loss too low, not noisy.",
+            {'"B": "few values"': '"B": "leak"'},
         ),
         Mistake(
             "b_lower_rate",
@@ -485,6 +517,18 @@ diagnosis.update({"A": "stale statistics", "A mend": "re-estimate"})
             {'"C": "leak"': '"C": "few values"'},
         ),
         Mistake(
+            "c_synchronize",
+            "You synchronize C's statistics. That, too, hides who belongs together, but here each device has "
+            "to keep statistics of its own.",
+            {'"shuffle"': '"synchronize"'},
+        ),
+        Mistake(
+            "c_move",
+            "You move C's normalization. Before the pooling, too, it takes statistics of both views, and the "
+            "network reads them.",
+            {'"shuffle"': '"move"'},
+        ),
+        Mistake(
             "c_re_estimate",
             "You re-estimate C's statistics. It would still learn to cheat, since it cheats in training.",
             {'"shuffle"': '"re-estimate"'},
@@ -493,6 +537,17 @@ diagnosis.update({"A": "stale statistics", "A mend": "re-estimate"})
             "d_cancellation",
             "You blame D on cancelled digits. One value minus its own mean is zero in any precision.",
             {'"D": "erased"': '"D": "cancellation"'},
+        ),
+        Mistake(
+            "d_few_values",
+            "You blame D on few values per statistic. One value is few, but it is not noisy: minus its own "
+            "mean it is 0, always.",
+            {'"D": "erased"': '"D": "few values"'},
+        ),
+        Mistake(
+            "d_leak",
+            "You blame D on a leak between samples. Instance Normalization sees one sample at a time.",
+            {'"D": "erased"': '"D": "leak"'},
         ),
         Mistake(
             "d_stale",
@@ -534,7 +589,9 @@ def _whole(value: object, call: Callable[..., Any]) -> object:
         raise (
             Unfinished if value is ... else Broken(f"`{call.__name__}` returns None: a `return` is missing.")
         )
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):  # numpy's numbers are
         raise Broken(f"`{call.__name__}` returns {kind(value)}, expected a number of bytes.")
     return float(value)
 
@@ -591,6 +648,20 @@ def bytes_moved(technique, shape, itemsize, cache, backward):
     size = math.prod(shape) * itemsize
     table = {("batch", False): (3, 8)}
     return size * table.get((technique, size <= cache), (2, 5))[int(backward)]
+""",
+        """
+def bytes_moved(technique, shape, itemsize, cache, backward):
+    import numpy as np
+
+    size = np.prod(shape) * itemsize
+    if technique == "batch" and size > cache:
+        return size * (8 if backward else 3)
+    return size * (5 if backward else 2)
+""",
+        """
+def bytes_moved(technique, shape, itemsize, cache, backward):
+    size = torch.tensor(shape).prod() * itemsize
+    return size * (2 + 3 * backward + (technique == "batch" and size > cache) * (1 + 2 * backward))
 """,
     ),
     mistakes=(
@@ -684,12 +755,18 @@ def _probe_company(depends: Callable[..., Any], draw: Draw) -> Observations:
         ("LayerNorm", nn.LayerNorm(4), rows),
         ("BatchNorm2d", nn.BatchNorm2d(4), maps),
         ("GroupNorm", nn.GroupNorm(2, 4), maps),
+        ("GroupNorm with groups of one", nn.GroupNorm(4, 4), rows),
         (
             "a network with one BatchNorm1d",
             nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Tanh()),
             rows,
         ),
         ("BatchNorm2d in evaluation mode", nn.BatchNorm2d(4).eval(), maps),
+        (
+            "the network in evaluation mode",
+            nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Tanh()).eval(),
+            rows,
+        ),
         ("a layer that divides by the batch's largest value", _Shared(), rows),
         ("a layer that subtracts the sample before", _Neighbour(), rows),
         ("a layer whose outputs differ by rounding", _Whisper(), rows),
@@ -784,8 +861,8 @@ def depends_on_company(layer, x):
         ),
         Mistake(
             "evaluation_mode",
-            "You measure in evaluation mode. There the statistics are constants; the question is about "
-            "training.",
+            "To you, company never matters. Either you measure in evaluation mode, where the statistics are "
+            "constants, or your other company has the same statistics, like the batch taken twice.",
             {"spoiled.train()": "spoiled.eval()"},
         ),
         Mistake(
@@ -799,6 +876,26 @@ def depends_on_company(layer, x):
             "You compare with the sample alone. Batch Normalization refuses a batch of one without "
             "positions, and your function stops.",
             {"spoiled(other)[0]": "spoiled(x[:1])[0]"},
+        ),
+        Mistake(
+            "refusal_is_dependence",
+            "You take it for dependence if a layer refuses a batch of one. Group Normalization with groups "
+            "of one refuses it as well, and treats each sample on its own.",
+            {
+                "        first, second = spoiled(x)[0], spoiled(other)[0]": (
+                    "        first = spoiled(x)[0]\n"
+                    "        try:\n"
+                    "            second = spoiled(x[:1])[0]\n"
+                    "        except ValueError:\n"
+                    "            return True"
+                )
+            },
+        ),
+        Mistake(
+            "outermost_mode",
+            "You set the mode of the outermost module only. What a network holds inside stays in the mode in "
+            "which it came; `train()` reaches every part.",
+            {"spoiled.train()": "spoiled.training = True"},
         ),
         Mistake(
             "everyone",
@@ -932,8 +1029,8 @@ def _probe_timing(time_all: Callable[..., Any], draw: Draw) -> Observations:
             Approx(1000 * times[name], 0.05),
         )
     yield "two candidates that do the same, ratio", Approx(times["a"] / max(times["c"], 1e-9), 0.05)
-    last = machine.order[-2 * len(work) :]
-    turns = sorted(last[: len(work)]) == sorted(last[len(work) :]) == sorted(work)
+    # One after the other, with a warm-up before, changes the candidate five times.
+    turns = sum(a != b for a, b in pairwise(machine.order)) >= rounds
     yield "the candidates take turns", Holds(turns, "they come one after the other", "one_after_the_other")
     enough = min(machine.calls.values()) > rounds
     yield "each is called in every round, after a warm-up", Holds(enough, f"calls: {machine.calls}")
@@ -1018,6 +1115,21 @@ def time_all(calls, clock, synchronize, rounds):
         once(call)
     table = [[once(call) for call in calls.values()] for _ in range(rounds)]
     return {name: sorted(column)[rounds // 2] * 1e3 for name, column in zip(calls, zip(*table))}
+""",
+        """
+def time_all(calls, clock, synchronize, rounds):
+    import random, statistics
+
+    times = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name in random.sample(list(calls), len(calls)):
+            calls[name]()  # untimed: it warms up whatever the one before has cooled
+            synchronize()
+            start = clock()
+            calls[name]()
+            synchronize()
+            times[name].append(1000 * (clock() - start))
+    return {name: statistics.median(several) for name, several in times.items()}
 """,
     ),
     mistakes=(

@@ -34,6 +34,7 @@ def _probe_forward(instance_norm: Callable[..., Any], draw: Draw) -> Observation
     def call(x: Tensor, eps: float, *affine: Tensor | None) -> Any:
         return returned(instance_norm(x, *affine, eps), instance_norm)
 
+    yield "output without weight and bias", call(images.clone(), eps, None, None)
     x = images.clone()
     yield "output for (N, C, H, W)", call(x, eps, weight.clone(), bias.clone())
     yield "the input is unchanged", unchanged(x, images, "in_place")
@@ -43,8 +44,9 @@ def _probe_forward(instance_norm: Callable[..., Any], draw: Draw) -> Observation
     inputs = {name: leaf(value) for name, value in given}
     y = returned(instance_norm(*(value * 1 for value in inputs.values()), eps), instance_norm)
     yield from gradients(y, draw, **inputs)
-    yield "output without weight and bias", call(images.clone(), eps, None, None)
     yield "output for a tiny eps and a small variance", call(1e-4 * images, 1e-12, weight, bias)
+    if draw.dtype == torch.float64:
+        yield "output at an offset of 1e8", Approx(call(images + 1e8, eps, None, None), 0.02)
     yield "output for float32", call(images.float(), eps, weight.float(), bias.float())
     half = call(images.bfloat16(), eps, weight.bfloat16(), bias.bfloat16())
     yield "output for bfloat16", Approx(half, 0.05)
@@ -66,7 +68,8 @@ $$y = \gamma\,\frac{x-\mu}{\sqrt{\sigma^2+\varepsilon}} + \beta$$
 - Write the formula: torch's own normalization is refused.
 
 The checker looks at the output for both ranks, with and without $\gamma$ and $\beta$, also with a tiny
-$\varepsilon$, and at the gradient in `x`, `weight` and `bias`.
+$\varepsilon$ and at a mean of $10^8$ deviations (in float64), and at the gradient in `x`, `weight` and
+`bias`.
 """,
     starter="""
 def instance_norm(x, weight, bias, eps):
@@ -185,6 +188,25 @@ def instance_norm(x, weight, bias, eps):
             },
         ),
         Mistake(
+            "keepdim_missing",
+            "Your mean and variance have shape (N, C), and against `x` they line up with its last axes. Keep "
+            "the reduced axes (`keepdim=True`), so that each map meets its own.",
+            {
+                "x.mean(dim=dims, keepdim=True)": "x.mean(dim=dims)",
+                "x.var(dim=dims, keepdim=True, correction=0)": "x.var(dim=dims, correction=0)",
+            },
+        ),
+        Mistake(
+            "one_pass",
+            "Your variance is E[x²] − E[x]². Where the mean is large against the deviation, two large "
+            "numbers cancel and only noise is left.",
+            {
+                "x.var(dim=dims, keepdim=True, correction=0)": (
+                    "x.square().mean(dim=dims, keepdim=True) - mean.square()"
+                )
+            },
+        ),
+        Mistake(
             "view_missing",
             "Against (N, C, H, W), γ and β of shape (C,) line up with W, not with C. They need a `view` that "
             "depends on the number of axes.",
@@ -251,7 +273,7 @@ _PREDICTED = ("instance", "instance, dimmed", "instance, negative", "batch, dimm
 
 
 def _probe_predict(prediction: dict[str, Any], draw: Draw) -> Observations:
-    yield from numbers(prediction, _PREDICTED, tolerance=0.01)
+    yield from numbers(prediction, _PREDICTED, tolerance=0.005)
 
 
 PREDICT = Exercise(
@@ -349,6 +371,18 @@ prediction = {
             {"last(dimmed)": "last(x) + 1"},
         ),
         Mistake(
+            "output_dimmed",
+            "You dimmed what the layer had returned. It is the photograph that is dimmed, before the layer "
+            "sees it, and there the mean takes b away and the standard deviation a.",
+            {"last(dimmed)": "0.2 * last(x) + 1"},
+        ),
+        Mistake(
+            "batch_output_scaled",
+            "You scaled Batch Normalization's output by 0.2. The 1 that the dimming adds comes through too, "
+            "and the mean of 4 is subtracted from the dimmed value.",
+            {"(dimmed[-1] - 4) / 5**0.5": "0.2 * last(x)"},
+        ),
+        Mistake(
             "sign_lost",
             "You made the negative equal to the positive. The standard deviation is |a|·σ: the size of the "
             "factor cancels, its sign stays.",
@@ -386,7 +420,7 @@ prediction = {
 
 
 def _probe_reshape(function: Callable[..., Any], draw: Draw) -> Observations:
-    calls = []
+    calls, eps = [], draw.uniform(0.05, 0.4)  # so that no formula of the learner's own can know it
 
     def batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Of (N, C) or (N, C, *), in training; strict about the shapes."""
@@ -399,15 +433,16 @@ def _probe_reshape(function: Callable[..., Any], draw: Draw) -> Observations:
         dims = [d for d in range(x.dim()) if d != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
         var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
-        return weight.view(shape) * (x - mean) / torch.sqrt(var + 0.1) + bias.view(shape)
+        return weight.view(shape) * (x - mean) / torch.sqrt(var + eps) + bias.view(shape)
 
     for n, c, *rest in ((4, 3, 2, 5), (3, 3, 4), (1, 2, 3, 3)):
         x, weight, bias = draw.batch(n, c, *rest), draw.values(c), draw.values(c)
         kept = x.clone()
         calls.clear()
-        yield f"output for {(n, c, *rest)}", returned(function(x, weight, bias, batch_norm), function)
+        y = returned(function(x, weight, bias, batch_norm), function)
         used = Holds(bool(calls), "`batch_norm` is never called: the task is to reuse it", "own_formula")
-        yield f"batch_norm is used for {(n, c, *rest)}", used
+        yield f"the use of batch_norm for {(n, c, *rest)}", used
+        yield f"output for {(n, c, *rest)}", y
         yield f"the input is unchanged for {(n, c, *rest)}", unchanged(x, kept, "in_place")
     strided = draw.batch(2, 4, 5, 3).transpose(2, 3)
     strided = strided.contiguous(memory_format=torch.channels_last)
@@ -436,7 +471,7 @@ statistics per channel and $\gamma$, $\beta$ of shape $(C,)$ for whatever $C$ it
 - any number of calls is right; one is enough. (torch's own Instance Normalization is made like this.)
 
 The checker's shapes are $(N, C, L)$ and $(N, C, H, W)$, also in `channels_last`. It also looks at the
-gradient in `x`, and at whether `batch_norm` was called.
+gradient in `x`, and at whether `batch_norm`, which has an $\varepsilon$ of its own, was called.
 """,
     starter="""
 def instance_norm(x, weight, bias, batch_norm):
@@ -550,9 +585,8 @@ def instance_norm(x, weight, bias, batch_norm):
         ),
         Mistake(
             "own_formula",
-            "Your numbers are right, but `batch_norm` took no part in them. The point is that you need no "
-            "new "
-            "formula, only another shape.",
+            "`batch_norm` takes no part in your result. The point is that you need no new formula, only "
+            "another shape.",
             {
                 "    n, c = x.shape[:2]": (
                     "    dims = list(range(2, x.dim()))\n"
@@ -1578,6 +1612,12 @@ def adain(content, style, eps):
             {"correction=0": "correction=1"},
         ),
         Mistake(
+            "std_plus_eps",
+            "You add ε to `std`, which also divides by n − 1. The formula has the biased variance, and ε "
+            "under the root.",
+            {f"torch.sqrt({_STD} + eps)": "(x.std(dim=(2, 3), keepdim=True) + eps)"},
+        ),
+        Mistake(
             "one_style_for_all",
             "You average the style over the batch. The n-th content gets the n-th style.",
             {
@@ -1749,6 +1789,21 @@ def instance_norm_backward(grad, x, weight, eps):
             },
         ),
         Mistake(
+            "means_of_everything",
+            "You average the paths through the statistics over the whole tensor. Each map has its own mean "
+            "and variance, so its paths run over its positions alone.",
+            {_THROUGH_MEAN: "dx_hat.mean()", _THROUGH_VAR: "(dx_hat * x_hat).mean()"},
+        ),
+        Mistake(
+            "parameters_are_means",
+            "You average `dweight` and `dbias` over batch and positions. γ and β act in every element of "
+            "their channel, and what they cause adds up.",
+            {
+                "grad.sum(dim=shared)": "grad.mean(dim=shared)",
+                "(grad * x_hat).sum(dim=shared)": "(grad * x_hat).mean(dim=shared)",
+            },
+        ),
+        Mistake(
             "batch_statistics",
             "You recompute x̂ with the batch's statistics. Each sample was normalized with its own.",
             {"x.mean(dim=own": "x.mean(dim=shared", "x.var(dim=own": "x.var(dim=shared"},
@@ -1917,27 +1972,44 @@ def _probe_restore(restore: Callable[..., Any], draw: Draw) -> Observations:
         x[torch.arange(n), at] = 5 * each(-1, 1).flatten().sign()
         return x.view(n, 1, 8, 8)
 
-    def accuracy(photographs: Tensor) -> float:
+    def restored(photographs: Tensor) -> Tensor:
         given = photographs.to(draw.device)
-        restored = returned(restore(given.clone(), examples.clone().to(draw.device)), restore)
-        if restored.shape != photographs.shape:
-            came = tuple(restored.shape)
+        result = returned(restore(given.clone(), examples.clone().to(draw.device)), restore)
+        if result.shape != photographs.shape:
+            came = tuple(result.shape)
             raise Broken(f"`restore` returns shape {came}, expected that of `images`, {tuple(given.shape)}.")
-        right = network(restored.float().cpu().flatten(1)).argmax(1) == labels
+        shown: Tensor = result.detach().float().cpu()
+        return shown
+
+    def accuracy(photographs: Tensor) -> float:
+        right = network(restored(photographs).flatten(1)).argmax(1) == labels
         share: float = right.float().mean().item()
         return share
 
+    def trouble(dead: Tensor) -> str:
+        """What a dead pixel does to an answer: it decides the scale of the other 63, or only stays."""
+        clean, other = restored(images), restored(dead)
+        alive = dead == images
+        moved = (other - clean)[alive].abs().mean() > 0.2 * clean[alive].std()
+        return "fooled_by_one_pixel" if moved else "pixel_passed_on"
+
+    dead = with_dead_pixel(images)
+    why = ""
     dimmed = each(0.1, 1) * images
     for name, photographs, mistake in (
         ("as they are", images, ""),
         ("dimmed alike", 0.3 * images + 1, "untouched"),
         ("each with a brightness of its own", images + each(-2, 2), "of_the_batch"),
-        ("with one dead pixel each", with_dead_pixel(images), "fooled_by_one_pixel"),
+        ("with one dead pixel each", dead, "dead pixel"),
         ("dimmed and brightened, each with one dead pixel", with_dead_pixel(dimmed + each(-2, 2)), ""),
     ):
         share = accuracy(photographs)
+        if mistake == "dead pixel":
+            why = mistake = "" if share >= _TARGET else trouble(dead)
         said = f"the network reads {share:.1%} of them, the target is {_TARGET:.0%}"
         yield f"digits {name}", Holds(share >= _TARGET, said, mistake)
+    if why:
+        yield "why", why
 
 
 CHALLENGE = Exercise(
@@ -2030,6 +2102,12 @@ def restore(images, examples):
             "You take each photograph's scale from statistics that a single wild value decides: mean and "
             "deviation, or the extremes. One dead pixel then squashes the 63 others.",
             {"(0.05, 0.95)": "(0.0, 1.0)"},
+        ),
+        Mistake(
+            "pixel_passed_on",
+            "Your scale ignores the dead pixel, but the pixel itself still reaches the network, far outside "
+            "of what it has seen. Clamp it.",
+            {".clamp(0, 1)": ""},
         ),
     ),
     probe=_probe_restore,

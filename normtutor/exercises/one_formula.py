@@ -10,6 +10,7 @@ from normtutor.exercises.exercise import Exercise, Mistake, patched
 from normtutor.exercises.observe import (
     AUTOGRAD,
     NORMALIZATION,
+    Approx,
     Draw,
     Holds,
     by_hand,
@@ -195,6 +196,8 @@ def _probe_standardize(standardize: Callable[..., Any], draw: Draw) -> Observati
     inside = leaf(x)
     yield from gradients(call(inside * 1, (0, 2, 3)), draw, x=inside)
     yield "output for a tiny eps and a small variance", call(1e-4 * x, (2, 3), 1e-12)
+    if draw.dtype == torch.float64:
+        yield "output at an offset of 1e6", Approx(call(x + 1e6, (1, 2, 3)), 1e-6)
     yield "output for float32", call(x.float(), (1, 2, 3))
     half = call(x.bfloat16(), (1, 2, 3)).dtype
     yield (
@@ -219,7 +222,8 @@ $$\hat x_i = \frac{x_i - \mu_i}{\sqrt{\sigma_i^2 + \varepsilon}}$$
 - Return a new tensor of the shape and dtype of `x`, and leave `x` as it is.
 - Write the formula: torch's own normalization is refused.
 
-The checker uses several tuples of axes, a tiny $\varepsilon$, and looks at the gradient in `x`.
+The checker uses several tuples of axes, a tiny $\varepsilon$, a mean of $10^6$ (in float64), and looks at
+the gradient in `x`.
 """,
     starter="""
 def standardize(x, axes, eps):
@@ -280,6 +284,13 @@ def standardize(x, axes, eps):
             {"var + eps": "var + max(eps, 1e-5)"},
         ),
         Mistake(
+            "one_pass_variance",
+            "You compute the variance as E[x²] − E[x]². With a large mean that is the difference of "
+            "two large "
+            "numbers, and most of its digits are noise.",
+            {_VAR: "var = x.square().mean(dim=axes, keepdim=True) - mean.square()"},
+        ),
+        Mistake(
             "no_root",
             "You divide by the variance, without the root. The spread is then 1/σ instead of 1.",
             {"torch.sqrt(var + eps)": "(var + eps)"},
@@ -323,6 +334,18 @@ def standardize(x, axes, eps):
                 "    mean =": (
                     "    if len(axes) > 1:\n        x = standardize(x, axes[1:], eps)\n"
                     "        axes = axes[:1]\n    mean ="
+                )
+            },
+        ),
+        Mistake(
+            "axis_after_axis",
+            "You standardize along each axis in turn, each time by another mean and another deviation. The "
+            "formula has one of each for all the axes together.",
+            {
+                "    mean =": (
+                    "    for axis in axes[:-1]:\n"
+                    "        x = standardize(x, (axis,), eps)\n"
+                    "    axes = axes[-1:]\n    mean ="
                 )
             },
         ),
@@ -712,6 +735,29 @@ def normalize(x, technique, groups, eps):
             {'"rms": [1, *rest]': '"rms": rest'},
         ),
         Mistake(
+            "rms_sum",
+            "Your RMS adds the squares up. It divides by the root of their *mean*; otherwise the "
+            "output shrinks "
+            "with the size of the set.",
+            {
+                _SPREAD: (
+                    _SPREAD
+                    + '\n    if technique == "rms":\n'
+                    + "        var = parts.square().sum(dim=dims, keepdim=True)"
+                )
+            },
+        ),
+        Mistake(
+            "rms_eps_outside_root",
+            "In RMS you add ε to the root mean square. It belongs under the root there too.",
+            {
+                "    return y.reshape(x.shape)": (
+                    '    if technique == "rms":\n        y = x / (torch.sqrt(var) + eps)\n'
+                    "    return y.reshape(x.shape)"
+                )
+            },
+        ),
+        Mistake(
             "rms_centred",
             "Your RMS subtracts the mean. To save exactly that is why it exists.",
             {
@@ -741,6 +787,13 @@ def normalize(x, technique, groups, eps):
             "instance_over_channels",
             "Your Instance Normalization averages over the channels as well: that is Layer Normalization.",
             {'"instance": rest': '"instance": [1, *rest]'},
+        ),
+        Mistake(
+            "instance_over_batch_and_channels",
+            "Your Instance Normalization averages over samples and channels, the two axes that it "
+            "holds fixed. "
+            "The positions are what varies.",
+            {'"instance": rest': '"instance": [0, 1]'},
         ),
         Mistake(
             "instance_last_axis",
@@ -799,6 +852,22 @@ def normalize(x, technique, groups, eps):
             "images_only",
             "Your axes fit (N, C, H, W) only. A sequence (N, C, L) has no axis 3, a volume one more.",
             {"rest = list(range(2, x.dim()))": "rest = [2, 3]"},
+        ),
+        Mistake(
+            "layer_images_only",
+            "The axes of your Layer Normalization fit (N, C, H, W) only. A sequence (N, C, L) has no axis 3.",
+            {'"layer": [1, *rest]': '"layer": [1, 2, 3]'},
+        ),
+        Mistake(
+            "instance_images_only",
+            "The axes of your Instance Normalization fit (N, C, H, W) only. A sequence (N, C, L) has "
+            "no axis 3.",
+            {'"instance": rest': '"instance": [2, 3]'},
+        ),
+        Mistake(
+            "rms_images_only",
+            "The axes of your RMS fit (N, C, H, W) only. A sequence (N, C, L) has no axis 3.",
+            {'"rms": [1, *rest]': '"rms": [1, 2, 3]'},
         ),
         Mistake(
             "not_centred",
@@ -1092,7 +1161,8 @@ def standardize_backward(grad, x, axes, eps):
         ),
         Mistake(
             "variance_path_missing",
-            "You treat σ² as a constant. Each element changes the scale of all others of its set.",
+            "You treat σ² as a constant. Each element changes the scale of all others of its set. Or you "
+            "multiply two means: that of x̂ is 0, so average the *product* ĝ·x̂.",
             {_DX: "inverse * (grad - through_mean)"},
         ),
         Mistake(
@@ -1128,6 +1198,23 @@ def standardize_backward(grad, x, axes, eps):
             "scale_missing",
             "You leave out the factor r = 1/√(σ² + ε). It is why large activations have small gradients.",
             {_DX: "grad - through_mean - through_var"},
+        ),
+        Mistake(
+            "brackets",
+            "The factor r multiplies all three terms: check the brackets.",
+            {_DX: "inverse * (grad - through_mean) - through_var"},
+        ),
+        Mistake(
+            "brackets_first_only",
+            "The factor r multiplies all three terms, not the first one alone: check the brackets.",
+            {_DX: "inverse * grad - through_mean - through_var"},
+        ),
+        Mistake(
+            "centred_instead_of_x_hat",
+            "In the path through the variance you use x − μ. It is x̂ on both sides: divided by the "
+            "deviation "
+            "too.",
+            {"x_hat * (grad * x_hat)": "(x - mean) * (grad * (x - mean))"},
         ),
         Mistake(
             "x_instead_of_x_hat",
@@ -1203,7 +1290,7 @@ RATES = (
 
 
 def _probe_rates(prediction: dict[str, Any], draw: Draw) -> Observations:
-    yield from numbers(prediction, RATES, tolerance=0.006)
+    yield from numbers(prediction, RATES, tolerance=0.001)
 
 
 RATE = Exercise(
@@ -1336,6 +1423,11 @@ rates = {
             {"length**2 + (lr * gradient) ** 2": "(length + lr * gradient) ** 2"},
         ),
         Mistake(
+            "length_not_squared",
+            "You took the root: what is asked for is ‖w‖², and η is divided by it, too.",
+            {"length**2 + (lr * gradient) ** 2": "(length**2 + (lr * gradient) ** 2) ** 0.5"},
+        ),
+        Mistake(
             "rate_not_squared",
             "You forgot to square the learning rate: the step has the length η‖∇f‖.",
             {"(lr * gradient) ** 2": "lr * gradient**2"},
@@ -1394,8 +1486,15 @@ def _probe_deep(step: Callable[..., Any], draw: Draw) -> Observations:
     yield "the input is unchanged", unchanged(z, samples, "in_place")
     # Of a map that is linear but for a factor per sample, f(a + b) lies in the plane of f(a) and f(b).
     rows = returned(step(torch.cat([samples, samples[:1] + samples[1:2]])), step)
+    finite = bool(rows.isfinite().all())
+    yield (
+        "the output is finite",
+        Holds(finite, "your step returns nan or inf", "not_finite"),
+    )
+    if not finite:
+        return
     plane, whole = rows[:2].T, rows[-1]
-    inside = plane @ (torch.linalg.pinv(plane.nan_to_num()) @ whole)
+    inside = plane @ (torch.linalg.pinv(plane) @ whole)
     bend = ((whole - inside).norm() / whole.norm()).item()
     yield (
         "the step is not linear",
@@ -1403,14 +1502,13 @@ def _probe_deep(step: Callable[..., Any], draw: Draw) -> Observations:
     )
     deep, scales = run(samples)
     low, high = min(scales), max(scales)
-    yield (
-        "the scale stays between 0.5 and 2",
-        Holds(
-            low >= 0.5 and high <= 2,
-            f"over the {DEPTH} layers the root mean square ranges from {low:.2g} to {high:.2g}",
-            "no_scale",
-        ),
-    )
+    kept = low >= 0.5 and high <= 2
+    ranges = f"over the {DEPTH} layers the root mean square ranges from {low:.2g} to {high:.2g}"
+    he = torch.allclose(rows, 2**0.5 * torch.relu(torch.cat([samples, samples[:1] + samples[1:2]])))
+    yield "not the ReLU times √2", Holds(not he, "your step is the ReLU times √2", "he")
+    centred = bool(rows.mean(1).abs().max() < 1e-6 * rows.square().mean().sqrt())
+    yield "a centred step holds its scale too", Holds(kept or not centred, ranges, "centred_only")
+    yield "the scale stays between 0.5 and 2", Holds(kept, ranges, "no_scale")
     alone, _ = run(samples[:1])
     apart = (alone[0] - deep[0]).abs().max().item()
     yield (
@@ -1448,7 +1546,8 @@ related samples through, and asks that
 - `step` is not linear, keeps the shape, and leaves `z` as it is.
 
 The reference reaches a deviation of 0.93 to 0.95 over five seeds. A well-known order of operations reaches
-0.06 to 0.11: it forgets which sample it saw. torch's own normalization is refused; any other way is right.
+0.06 to 0.11: it forgets which sample it saw. torch's batch, layer, group, instance and RMS normalization are
+refused; any other way is right.
 """,
     starter="""
 def step(z):
@@ -1486,15 +1585,27 @@ def step(z):
     mistakes=(
         Mistake(
             "no_scale",
-            "Nothing holds the scale: a ReLU halves the mean square in every layer, and fifty halvings leave "
-            "nothing.",
+            "Nothing in your step holds the scale, so it drifts over the fifty layers.",
             {_STEP: "return torch.relu(z)"},
         ),
         Mistake(
             "centred_only",
-            "You remove the mean but do not divide. The samples stay apart, but the scale still falls from "
-            "layer to layer.",
+            "You remove each sample's mean, but nothing holds its scale, so that drifts over the "
+            "fifty layers.",
             {_STEP: "h = torch.relu(z)\n    return h - h.mean(dim=1, keepdim=True)"},
+        ),
+        Mistake(
+            "he",
+            "√2 makes up for the ReLU on average (He's factor), but nothing corrects the drift; and "
+            "the samples "
+            "still become one.",
+            {_STEP: "return 2**0.5 * torch.relu(z)"},
+        ),
+        Mistake(
+            "not_finite",
+            "Your step returns nan or inf: is a deviation 0 somewhere? Over the samples, for instance, it is "
+            "0 where a ReLU has cut all of them off.",
+            {_STEP: "h = torch.relu(z)\n    return (h - h.mean(dim=0)) / h.std(dim=0)"},
         ),
         Mistake(
             "batch_statistics",
@@ -1510,8 +1621,8 @@ def step(z):
         ),
         Mistake(
             "before_relu",
-            "Your scale holds, but the samples become one. A ReLU's output is positive, so all samples share "
-            "its mean, and each layer makes them more alike. What is normalized *before* the ReLU, or "
+            "Your scale holds, but the samples become one: what they share grows from layer to layer. A "
+            "ReLU, for one, gives them all a positive mean. What is normalized *before* the nonlinearity, or "
             "divided without taking out the mean after it, cannot help.",
             {
                 _STEP: (

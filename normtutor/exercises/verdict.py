@@ -142,6 +142,9 @@ def _compare(exercise: Exercise, answer: object, came: list[Observation], seed: 
         if progress and following:
             progress.append(f"The next check is: {following[0]}.")
         return _unattempted(exercise, progress)
+    if first is None and came and isinstance(came[-1][1], Raised):  # reference and answer fail alike
+        why = f"The exercise itself stops with {came[-1][1]}, so nothing can be said about your answer."
+        return _verdict(exercise, "error", None, why)
     if first is None:
         text = f"All {len(came)} checks agree with the reference (seed {seed})."
         return _verdict(exercise, "passed", None, text)

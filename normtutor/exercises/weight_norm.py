@@ -441,13 +441,23 @@ def transposed_weight(v, g):
         ),
         Mistake(
             "g_on_inputs",
-            "Your length is right now, but `g` multiplies the input channels. It has one number per output.",
+            "`g` lines up with the input channels, the first axis. It has one number per output, the second.",
             {"g.view(1, -1, 1)": "g.view(-1, 1, 1)"},
         ),
         Mistake(
             "g_on_taps",
             "`g` of shape (C,) without a `view` lines up with the last axis, the kernel's taps.",
             {"g.view(1, -1, 1)": "g"},
+        ),
+        Mistake(
+            "outputs_only",
+            "Your length runs over the outputs: the very axis that has a length for each of its channels.",
+            {_TRANSPOSED: "v.square().sum(dim=1, keepdim=True).sqrt()"},
+        ),
+        Mistake(
+            "one_per_tap",
+            "Your length runs over inputs and outputs, one for each tap. It is to be one for each output.",
+            {_TRANSPOSED: "v.square().sum(dim=(0, 1), keepdim=True).sqrt()"},
         ),
         Mistake(
             "no_root",
@@ -792,6 +802,23 @@ def initialize(v, x):
             {"t.std(dim=0, correction=0)": "t.std(dim=0, correction=0) + 1e-5"},
         ),
         Mistake(
+            "eps_in_variance",
+            "You add a small number to the variance. Faint inputs have a variance that is smaller still, and "
+            "then give faint outputs.",
+            {"t.std(dim=0, correction=0)": "(t.var(dim=0, correction=0) + 1e-5).sqrt()"},
+        ),
+        Mistake(
+            "second_moment",
+            "You divide by the root of the mean square, without taking the mean out. The outputs' deviation "
+            "is then below 1.",
+            {"t.std(dim=0, correction=0)": "t.square().mean(dim=0).sqrt()"},
+        ),
+        Mistake(
+            "one_length",
+            "You divide v by one length for the whole tensor. Each output has a unit vector of its own.",
+            {"v.norm(dim=1, keepdim=True)": "v.norm()"},
+        ),
+        Mistake(
             "flat",
             "Your g has shape (C,). It has one column, so that it lines up with the rows of v.",
             {"(1 / std).unsqueeze(1)": "1 / std"},
@@ -822,6 +849,11 @@ class _Normalized(nn.Module):
         return nn.functional.linear(x, w, self.bias)
 
 
+def _listed(params: Any) -> list[Any]:
+    """A group's parameters as torch reads them: one alone, a list, or any iterable."""
+    return [params] if isinstance(params, Tensor) else list(params)
+
+
 def _probe_decay(parameter_groups: Callable[..., Any], draw: Draw) -> Observations:
     decay = draw.uniform(0.1, 0.5)
     network = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), _Normalized(2, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -835,8 +867,13 @@ def _probe_decay(parameter_groups: Callable[..., Any], draw: Draw) -> Observatio
     if not isinstance(groups, list | tuple) or not all(isinstance(group, dict) for group in groups):
         raise Broken("`parameter_groups` returns something else than a list of dicts.")
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    held = [names.get(id(p), "another") for group in groups for p in group.get("params", ())]
-    yield "every parameter is in one group", Holds(sorted(held) == sorted(names.values()), "some are not")
+    groups = [group | {"params": _listed(group.get("params", ()))} for group in groups]
+    held = [names.get(id(p), "a parameter of no layer") for group in groups for p in group["params"]]
+    missing = [name for name in names.values() if name not in held]
+    twice = sorted({name for name in held if held.count(name) > 1})
+    text = f"in no group: {', '.join(missing) or 'none'}; in several: {', '.join(twice) or 'none'}"
+    name = "twice" if twice else "left_out"
+    yield "every parameter is in one group", Holds(sorted(held) == sorted(names.values()), text, name)
     optimizer = torch.optim.SGD(groups, lr=1.0)
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     for parameter in network.parameters():
@@ -907,6 +944,15 @@ def parameter_groups(network, decay):
     decayed = [p for p in network.parameters() if p not in spared]
     return [dict(params=decayed, weight_decay=decay), dict(params=list(spared), weight_decay=0)]
 """,
+        """
+def parameter_groups(network, decay):
+    named = dict(network.named_parameters())
+    spared = {name for name in named if name.endswith("weight_v") or name.endswith("bias")}
+    return [
+        {"params": (p for name, p in named.items() if name not in spared), "weight_decay": decay},
+        {"params": (named[name] for name in sorted(spared))},
+    ]
+""",
     ),
     mistakes=(
         Mistake(
@@ -944,6 +990,15 @@ def parameter_groups(network, decay):
             "left_out",
             "The spared parameters are in no group. An optimizer never moves what it is not given.",
             {'        {"params": spared, "weight_decay": 0.0},\n': ""},
+        ),
+        Mistake(
+            "twice",
+            "A parameter is in two groups. torch refuses that: the optimizer would move it twice.",
+            {
+                "(decayed if chosen else spared).append(parameter)": (
+                    "spared.append(parameter)\n        if chosen:\n            decayed.append(parameter)"
+                )
+            },
         ),
         Mistake(
             "half_the_decay",
@@ -995,15 +1050,17 @@ def _start(layer: nn.Module) -> Observations:
         return
     g, v = g.detach(), v.detach()
     largest, bound = v.abs().max().item(), v.size(1) ** -0.5
-    drawn = 0.5 * bound < largest <= bound and v.flatten().unique().numel() > 10
+    usual = bound / 3**0.5  # deviation of a uniform distribution
+    drawn = 0.5 * bound < largest <= bound and abs(v.std().item() / usual - 1) < 0.15
     yield (
         "v below 1 at the start",
         Holds(largest < 1, f"the largest |v| is {largest:.3f}", "v_standard_normal"),
     )
-    yield (
-        "v at the start",
-        Holds(drawn, f"the largest |v| is {largest:.3f}, expected random values up to {bound:.3f}"),
-    )
+    unit = torch.allclose(v.norm(dim=1), torch.ones_like(v[:, 0]), atol=1e-4)
+    yield "lengths of v at the start", Holds(not unit, "the rows of v have length 1", "unit_rows")
+    said = f"the largest |v| is {largest:.3f} and its deviation {v.std().item():.3f}"
+    said += f", expected uniform values up to {bound:.3f}, whose deviation is {usual:.3f}"
+    yield "v at the start", Holds(drawn, said, "v_other_rule")
     if g.numel() == len(v):
         yield "g ÷ ‖v‖ at the start", Approx(g.flatten() / v.norm(dim=1), 1e-5)
 
@@ -1034,7 +1091,7 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     yield "output with other parameters", returned(layer(rows.clone()), cls)
     if isinstance(named["weight_v"], Tensor):
         with torch.no_grad():
-            named["weight_v"].mul_(1e-12)
+            named["weight_v"].mul_(1e-16)
         yield "output for a tiny v", returned(layer(rows.clone()), cls)
 
     bare = settle(cls(4, 3, bias=False), draw)
@@ -1174,6 +1231,12 @@ class WeightNormLinear(nn.Linear):
             {"(g / length)": "(g / (length + 1e-8))"},
         ),
         Mistake(
+            "length_clamped",
+            "You keep the length from getting small, as `F.normalize` does. A short v is a direction like "
+            "any other.",
+            {"(g / length)": "(g / length.clamp_min(1e-12))"},
+        ),
+        Mistake(
             "g_left_out",
             "Your forward pass does not use g. All units then have weights of length 1 for ever.",
             {"(g / length)": "(1 / length)"},
@@ -1212,6 +1275,16 @@ class WeightNormLinear(nn.Linear):
             "You start with unit rows in v and g = 1. Weights of length 1 are not those of a plain layer, "
             "and drawing v by a careful rule was in vain: only its direction is left.",
             {"/ in_features**0.5\n": "/ in_features**0.5\n        v = v / v.norm(dim=1, keepdim=True)\n"},
+        ),
+        Mistake(
+            "v_other_rule",
+            "You draw v by another rule than `nn.Linear`, which is uniform within ±1/√in_features. A new "
+            "layer should compute what a plain one would.",
+            {
+                "(2 * torch.rand(out_features, in_features) - 1) / in_features**0.5": (
+                    "nn.init.xavier_uniform_(torch.empty(out_features, in_features))"
+                )
+            },
         ),
         Mistake(
             "v_standard_normal",
@@ -1597,6 +1670,7 @@ def _probe_challenge(prepare: Callable[..., Any], draw: Draw) -> Observations:
         yield name, Holds(good, f"its deviation over the test images is {spread:.2g}, expected {wanted}")
     optimizer = torch.optim.SGD(network.parameters(), lr=_RATE)
     generator = torch.Generator().manual_seed(int(draw.uniform(0, 2**31)))
+    losses = []
     with torch.enable_grad():
         for _ in range(_STEPS):
             batch = torch.randint(len(inputs), (_BATCH,), generator=generator).to(draw.device)
@@ -1604,8 +1678,14 @@ def _probe_challenge(prepare: Callable[..., Any], draw: Draw) -> Observations:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            losses.append(loss.item())
     with torch.no_grad():
         right = (network(tests).argmax(1).cpu() == data.test_labels).float().mean().item()
+    calm = right >= _TARGET or all(loss <= 2 * losses[0] for loss in losses)  # False for NaN
+    yield (
+        "the first steps are not too long",
+        Holds(calm, f"the loss rises from {losses[0]:.3g} to {max(losses):.3g}", "steps_too_long"),
+    )
     yield (
         f"{_TARGET:.0%} of the test digits",
         Holds(right >= _TARGET, f"{right:.1%} of the test digits are right, the target is {_TARGET:.0%}"),
@@ -1737,6 +1817,11 @@ def prepare(network, images):
                     "self.v = nn.Parameter(v / v.norm(dim=1, keepdim=True) / std[:, None])"
                 )
             },
+        ),
+        Mistake(
+            "steps_too_long",
+            "Your steps are too long: the loss rises. The effective rate goes with 1/‖v‖²; take a longer v.",
+            {"self.v = nn.Parameter(v)": "self.v = nn.Parameter(0.3 * v)"},
         ),
         Mistake(
             "batch_statistics",

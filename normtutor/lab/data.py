@@ -62,12 +62,12 @@ def digits(seed: int = 0, test_fraction: float = 0.25, device: str | None = None
 
 
 def photographs(*names: str, size: int = 128) -> dict[str, Tensor]:
-    """Real photographs: name → (3, H, W), float32 in [0, 1], their credits in :data:`PHOTOGRAPHS`.
+    """Real photographs: name → (3, H, W), float32 in [0, 1], their credits in ``PHOTOGRAPHS``.
 
     They come out of the installed scikit-image and scikit-learn; nothing is downloaded.
 
     Args:
-        names: keys of :data:`PHOTOGRAPHS`; default: all.
+        names: keys of ``PHOTOGRAPHS``; default: all.
         size: length of the shorter side in pixels, to which each is resized.
 
     Raises:

@@ -20,6 +20,7 @@ from torch.nn.functional import avg_pool2d, conv2d, interpolate, relu
 from normtutor.lab.data import photographs
 from normtutor.lab.figures import use_style
 from normtutor.lab.text import table
+from normtutor.lab.training import one_thread
 from normtutor.networks import Norm, StyleTransferNetwork
 
 if TYPE_CHECKING:
@@ -158,11 +159,18 @@ class Stylizer(NamedTuple):
 
     @property
     def final_loss(self) -> float:
-        """Mean over the last fifth of the steps: a single step sees a few random crops."""
+        """Mean over the last fifth of the steps: a single step sees a few random crops.
+
+        Raises:
+            ValueError: there was no step.
+        """
+        if not self.losses:
+            raise ValueError("the network was not trained: there is no loss to average")
         last = self.losses[-max(len(self.losses) // 5, 1) :]
         return sum(last) / len(last)
 
 
+@one_thread()  # of the CPU, where the networks are small; a GPU does not care
 def train_stylizers(
     norms: Sequence[Norm],
     *,
@@ -189,7 +197,17 @@ def train_stylizers(
         device: what trains.
         deadline: of ``time.monotonic()``; after it no further step is begun, for any of them.
         filters: of the loss, see :class:`PerceptualLoss`.
+
+    Raises:
+        ValueError: ``norms`` is a single name, ``steps`` is not positive, or ``crop`` does not fit into the
+            photographs.
     """
+    if isinstance(norms, str):
+        raise ValueError(f"expected a list of normalizations, got {norms!r}: write [{norms!r}]")
+    if steps < 1:
+        raise ValueError(f"steps must be positive, got {steps}")
+    if crop > size:
+        raise ValueError(f"crop must be at most size, the photographs' shorter side ({size}), got {crop}")
     images = pictures(size, device)
     photographs_ = [images[name] for name in TRAINING]
     loss_of = PerceptualLoss(images[STYLE], filters=filters)
@@ -219,6 +237,7 @@ def train_stylizers(
 
 
 @torch.no_grad()
+@one_thread()
 def held_out(stylizer: Stylizer, size: int = 128, contrast: float = 0.3) -> dict[str, float]:
     """What a network makes of the photograph that it was not trained on, and of a dimmed copy.
 
@@ -251,11 +270,16 @@ def gallery(rows: Sequence[Mapping[str, Tensor]], size: int = 88) -> "Figure":
     Args:
         rows: name → picture (3, H, W), −1 black and 1 white; its middle square is shown.
         size: side of a picture in pixels: few, so that a page stays light.
+
+    Raises:
+        ValueError: there is no picture.
     """
+    columns = max(map(len, rows), default=0)
+    if not columns:
+        raise ValueError("expected at least one row with a picture, got none")
     use_style()
     import matplotlib.pyplot as plt
 
-    columns = max(map(len, rows))
     figure, grid = plt.subplots(len(rows), columns, figsize=(1.25 * columns, 1.5 * len(rows)), squeeze=False)
     for axes_row, row in zip(grid, rows, strict=True):
         for axes in axes_row[len(row) :]:

@@ -15,6 +15,11 @@ def number(value: Any) -> str:
     return str(value)
 
 
+def seeds_of(runs: Sequence[object]) -> str:
+    """How many runs a number stands for."""
+    return f"{len(runs)} seed{'s' * (len(runs) != 1)}"
+
+
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell, separated by two spaces; columns of numbers to the right."""
     rows = [list(head), *(list(line) for line in lines)]

@@ -56,7 +56,7 @@ class StyleTransferNetwork(nn.Module):
 
     def __init__(self, norm: Norm = "instance", width: int = 64, image_size: int = 256) -> None:
         super().__init__()
-        if not isinstance(width, int) or width < 1:
+        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
             raise ValueError(f"width must be a positive number of channels, got {width!r}")
         self.encoder = nn.Sequential(
             StyleTransferBlock(3, width, norm, image_size),

@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,18 @@ def test_an_unknown_id_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) 
             function("batch_norm.something_else_entirely")
     with pytest.raises(ValueError, match=r"Did you mean 'batch_norm\.fold'"):
         grade("fold", None)
+
+
+def test_a_reference_that_fails_passes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def probe(answer: Any, draw: Any) -> Any:
+        raise OSError("no data here")
+        yield
+
+    broken = replace(registry()[FORWARD], probe=probe)
+    monkeypatch.setattr("normtutor.exercises.verdict.find", lambda id: broken)
+    said = grade(FORWARD, reference(FORWARD))
+    assert said.status == "error"
+    assert "The exercise itself stops with OSError: no data here" in said.text
 
 
 # --- what the grader leaves alone

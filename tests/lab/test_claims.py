@@ -1,6 +1,7 @@
 """Claims: the bands exclude the opposite outcome, and a record says where it comes from."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,14 +142,14 @@ def test_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["claims", "--out", str(tmp_path / claims.RECORD)])
     main()
     record = json.loads((tmp_path / claims.RECORD).read_text())
-    assert record["claims"][name]["measured"] == measured
-    assert record["claims"][name]["holds"] is False  # LayerNorm "leaked" in these numbers
+    assert record[name]["measured"] == measured
+    assert record[name]["holds"] is False  # LayerNorm "leaked" in these numbers
 
     assert "not measured yet" in claims.recorded(name, tmp_path / "nothing")
     line = " ".join(claims.recorded(name, tmp_path).split())
     assert "accuracy on the 15 uninformed samples 1.000" in line
     assert "does NOT reproduce" in line
-    assert record["provenance"]["date"][:10] in line
+    assert record[name]["provenance"]["date"][:10] in line
 
 
 def test_the_bands_of_the_chapter_on_choosing() -> None:
@@ -164,3 +165,32 @@ def test_the_bands_of_the_chapter_on_choosing() -> None:
     assert ALL["choosing.limited_data"].holds(few(0.10, 0.12))
     assert not ALL["choosing.limited_data"].holds(few(0.12, 0.12))
     assert not ALL["choosing.limited_data"].holds(few(0.14, 0.12))  # what the draft said
+
+
+def test_one_chapter_is_recorded_and_the_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / claims.RECORD
+    kept = {"provenance": {"date": "2026-01-01"}}
+    out.write_text(json.dumps({"batch_norm.leak": kept, "gone.claim": {}}))
+    ran: list[str] = []
+
+    def run(name: str, full: bool) -> Outcome:
+        ran.append(name)
+        return Outcome(replace(ALL[name], tells=lambda _: "told", holds=lambda _: True), {}, 1.0, full)
+
+    monkeypatch.setattr("normtutor.lab.claims.__main__.run", run)
+    monkeypatch.setattr("sys.argv", ["claims", "instance_norm", "--out", str(out)])
+    main()
+    assert ran
+    assert {name.partition(".")[0] for name in ran} == {"instance_norm"}
+    record = json.loads(out.read_text())
+    assert list(record) == ["batch_norm.leak", *ran]
+    assert record["batch_norm.leak"] == kept
+    monkeypatch.setattr("sys.argv", ["claims", "instancenorm"])
+    with pytest.raises(SystemExit):
+        main()
+
+
+def test_the_page_tells_every_claim_with_its_verdict() -> None:
+    page = claims.page()
+    assert all(claim.says in page and claim.band in page and claim.url in page for claim in ALL.values())
+    assert page.count("Verdict: **") == len(ALL)

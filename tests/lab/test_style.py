@@ -80,9 +80,23 @@ def test_training_lowers_the_loss_in_lockstep_and_is_repeatable() -> None:
     assert other.losses != first.losses
 
 
+def test_bad_settings_get_a_clear_error() -> None:
+    with pytest.raises(ValueError, match=r"got 'instance': write \['instance'\]"):
+        style.train_stylizers("instance", **TINY)
+    with pytest.raises(ValueError, match="steps must be positive, got 0"):
+        style.train_stylizers(["none"], **TINY | {"steps": 0})
+    with pytest.raises(ValueError, match=r"shorter side \(48\), got 49"):
+        style.train_stylizers(["none"], **TINY | {"crop": 49})
+    for rows in ([], [{}]):
+        with pytest.raises(ValueError, match="at least one row with a picture"):
+            style.gallery(rows)
+
+
 def test_a_deadline_stops_the_training() -> None:
     (late,) = style.train_stylizers(["none"], **TINY, deadline=time.monotonic() - 1)
     assert late.losses == []
+    with pytest.raises(ValueError, match="not trained"):
+        _ = late.final_loss
     assert "networks" not in style.compare({"none": "none"}, **TINY, deadline=-math.inf)
 
 

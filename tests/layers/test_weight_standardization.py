@@ -46,3 +46,17 @@ def test_every_convolution_and_nothing_else() -> None:
     )
     again.load_state_dict(network.state_dict())
     torch.testing.assert_close(again[0].weight, network[0].weight)
+
+
+def test_twice_is_once_and_linear_layers_and_transposed_convolutions_stay() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ConvTranspose2d(8, 8, 3), nn.Linear(4, 2))
+    twice = standardize_weights(standardize_weights(network))
+    assert len(twice[0].parametrizations.weight) == 1
+    assert [parametrize.is_parametrized(part) for part in twice] == [True, False, False]
+
+
+def test_a_convolution_with_one_weight_per_channel_is_refused_before_anything_changes() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 1, groups=4)))
+    with pytest.raises(ValueError, match=r"got 1\.0 with a weight of shape \(4, 1, 1, 1\)"):
+        standardize_weights(network)
+    assert not parametrize.is_parametrized(network[0])

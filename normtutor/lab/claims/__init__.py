@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from normtutor.catalog import CHAPTERS
-from normtutor.lab.text import markdown_table
 from normtutor.lab.training import one_thread
 from normtutor.networks import Norm
 
@@ -133,44 +132,45 @@ def recorded(name: str, folder: Path | None = None) -> str:
         ValueError: no claim has that name; the message suggests the nearest.
     """
     _find(name)
-    record = _record(folder)
-    if name not in record["claims"]:
+    entry = _record(folder).get(name)
+    if entry is None:
         return _labelled("Full run", NOT_MEASURED)
-    entry = record["claims"][name]
-    verdict = "reproduces" if entry["holds"] else "does NOT reproduce"
-    return _labelled("Full run", f"{entry['tells']}; {verdict}. Recorded {_provenance(record)}.")
+    return _labelled("Full run", f"{entry['tells']}; {_verdict(entry)}. Recorded {_where(entry)}.")
 
 
 def page() -> str:
     """The page of the book that lists every claim with what was measured, as Markdown."""
-    record = _record()
-    rows = []
-    for name, claim in claims().items():
-        chapter = name.partition(".")[0]
-        entry = record["claims"].get(name)
-        rows.append(
-            (
-                f"[{claim.paper}]({claim.url}), {claim.where}",
-                claim.says,
-                entry["tells"] if entry else NOT_MEASURED,
-                ("reproduces" if entry["holds"] else "**does not reproduce**") if entry else "",
-                f"[{CHAPTERS[chapter]}](../../notebooks/{chapter}.ipynb)",
-            )
-        )
-    header = ("source", "claim", "measured here, in full", "verdict", "chapter")
-    by = f"Recorded {_provenance(record)}." if record["claims"] else ""
-    return f"{_PAGE.format(count=len(rows))}\n\n{by}\n\n{markdown_table(header, rows)}\n"
+    record, parts = _record(), [_PAGE.format(count=len(claims()))]
+    for chapter, title in CHAPTERS.items():
+        mine = [claim for name, claim in claims().items() if name.partition(".")[0] == chapter]
+        if mine:
+            parts.append(f"## [{title}](../../notebooks/{chapter}.ipynb)")
+            parts += [_paragraph(claim, record.get(claim.name)) for claim in mine]
+    return "\n\n".join(parts) + "\n"
 
 
-def _record(folder: Path | None = None) -> dict[str, Any]:
+def _paragraph(claim: Claim, entry: Measured | None) -> str:
+    source = f"[{claim.paper}]({claim.url}), {claim.where}"
+    lines = [f"**{claim.says}** ({source})", f"Holds if: {claim.band}"]
+    if entry is None:
+        lines.append(f"Measured: {NOT_MEASURED}")
+    else:
+        lines.append(f"Measured: {entry['tells']}")
+        lines.append(f"Verdict: **{_verdict(entry)}** here. Recorded {_where(entry)}.")
+    lines += [f"Caveat: {claim.caveat}."] * bool(claim.caveat)
+    return "\n\n".join([lines[0], "\n".join(f"- {line}" for line in lines[1:])])
+
+
+def _record(folder: Path | None = None) -> dict[str, Measured]:
     path = (resources.files("normtutor") / "results" if folder is None else folder) / RECORD
-    record: dict[str, Any] = (
-        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"claims": {}}
-    )
+    record: dict[str, Measured] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return record
 
 
-def _provenance(record: dict[str, Any]) -> str:
-    by = record["provenance"]
-    where = f"{by['device']}, torch {by['versions']['torch']}, commit {by['commit'][:10]}"
-    return f"{by['date'][:10]} on {where}"
+def _verdict(entry: Measured) -> str:
+    return "reproduces" if entry["holds"] else "does NOT reproduce"
+
+
+def _where(entry: Measured) -> str:
+    by = entry["provenance"]
+    return f"{by['date'][:10]} on {by['device']}, torch {by['versions']['torch']}, commit {by['commit'][:10]}"

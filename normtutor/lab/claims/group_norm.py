@@ -130,7 +130,7 @@ def residual_error(norm: Norm, standardized: bool, lr: float, seed: int, steps: 
 
 def weight_standardization(norm: Norm, full: bool) -> Measured:
     """Test error with and without standardized weights, over learning rates; in full beside Batch Norm's."""
-    lrs, seeds, steps = ([0.05, 0.1, 0.2], 3, 400) if full else ([0.1], 2, 150)
+    lrs, seeds, steps = ([0.05, 0.1, 0.2], 3, 400) if full else ([0.05, 0.1], 1, 150)
     arms: list[tuple[str, Norm, bool]] = [("raw", norm, False), ("standardized", norm, True)]
     if full:
         arms.append(("batch", "batch", False))

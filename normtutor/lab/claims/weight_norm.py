@@ -75,17 +75,22 @@ def _tell_init(measured: Measured) -> str:
 
 
 def high_learning_rates(norm: Norm, full: bool) -> Measured:
-    """Test accuracy after training at four learning rates, each ten times the one before."""
+    """Test accuracy after training at learning rates from 0.001 to 1: of the network, and of the plain one
+    that starts as the same weight-normalized function."""
     data, seeds, steps = digits(), 5 if full else 1, 300 if full else 200
+    lrs = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0) if full else (0.001, 0.01, 0.1, 1.0)
     inputs, tests = data.train_images.flatten(1), data.test_images.flatten(1)
 
-    def trained(lr: float, seed: int) -> float:
-        model = network(norm, seed)
+    def trained(model: nn.Module, lr: float, seed: int) -> float:
         train(model, inputs, data.train_labels, steps=steps, lr=lr, seed=seed)
         return accuracy(model, tests, data.test_labels)
 
+    def runs(build: Callable[[int], nn.Module]) -> dict[str, list[float]]:
+        return {str(lr): [trained(build(seed), lr, seed) for seed in range(seeds)] for lr in lrs}
+
     return {
-        "accuracy": {str(lr): [trained(lr, seed) for seed in range(seeds)] for lr in (0.001, 0.01, 0.1, 1.0)},
+        "accuracy": runs(lambda seed: network(norm, seed)),
+        "same start": runs(lambda seed: without_normalization(network("weight", seed))),
         "steps": steps,
     }
 
@@ -97,8 +102,13 @@ def _wide_range(measured: Measured) -> bool:
 
 
 def _tell_rates(measured: Measured) -> str:
-    rates = ", ".join(f"lr {lr}: {median(runs):.3f}" for lr, runs in measured["accuracy"].items())
-    return f"test accuracy after {measured['steps']} steps: {rates}"
+    def rates(kind: str) -> str:
+        return ", ".join(f"lr {lr}: {median(runs):.3f}" for lr, runs in measured[kind].items())
+
+    return (
+        f"test accuracy after {measured['steps']} steps: {rates('accuracy')}; plain from the same start "
+        f"{rates('same start')}"
+    )
 
 
 def steps_to_90_percent(model: nn.Module, lr: float, seed: int, steps: int) -> int:
@@ -121,7 +131,7 @@ def convergence(norm: Norm, full: bool) -> Measured:
     Plain networks with PyTorch's own initialization are the third: what they lack is the initialization.
     """
     seeds, steps = (3, 300) if full else (1, 160)
-    lrs = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if full else (0.01, 0.1)
+    lrs = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if full else (0.005, 0.01, 0.1)
 
     def runs(build: Callable[[int], nn.Module]) -> dict[str, list[int]]:
         return {
@@ -155,8 +165,8 @@ def _tell_convergence(measured: Measured) -> str:
         return f"{steps:.0f}" if steps <= measured["steps"] else f"never in {measured['steps']}"
 
     return (
-        f"steps to 90 %, each at its best learning rate: normalized {best('normalized')}; plain from the "
-        f"same start {best('same start')}; plain from PyTorch's initialization {best('plain')}"
+        f"steps to 90 %, each at the best learning rate tried: normalized {best('normalized')}; plain from "
+        f"the same start {best('same start')}; plain from PyTorch's initialization {best('plain')}"
     )
 
 
@@ -182,8 +192,8 @@ CLAIMS: tuple[Claim, ...] = (
         paper=_PAPER,
         url=_URL,
         where="section 2.1",
-        says="A network with weight normalization works with a wide range of learning rates, as one with "
-        "batch normalization does.",
+        says="A network with weight normalization works with a much wider range of learning rates than with "
+        "the normal parameterization, as one with batch normalization does.",
         measure=high_learning_rates,
         holds=_wide_range,
         tells=_tell_rates,
