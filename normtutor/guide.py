@@ -487,7 +487,7 @@ class Advice:
 
     Attributes:
         technique: the short name; ``title`` in prose.
-        score: the sum of :data:`VOTES`.
+        score: the sum of ``VOTES``.
         verdict: "first choice" (the best score, above 0, for nobody to avoid), "possible" (above 0),
             "no reason either way" (0), "rather not" (below 0) or "avoid" (some rule says so).
         reasons_for, reasons_against: names of rules.
@@ -579,7 +579,7 @@ def recommend(situation: Mapping[str, Any] | None = None, /, **told: Any) -> Rec
     """What the rules say, ranked.
 
     Args:
-        situation, told: answers to some of :data:`FIELDS`, as a mapping or as keywords; None is no answer.
+        situation, told: answers to some of ``FIELDS``, as a mapping or as keywords; None is no answer.
 
     Raises:
         ValueError: an unknown question or answer (the nearest known one is suggested), a number below 1, or

@@ -159,7 +159,7 @@ class Stylizer(NamedTuple):
 
     @property
     def final_loss(self) -> float:
-        """Mean over the last fifth of the steps: a single step sees a few random crops.
+        """Mean over the last fifth of the steps, since a single step sees a few random crops.
 
         Raises:
             ValueError: there was no step.
