@@ -712,7 +712,7 @@ line_chart(
 # ### Four published claims, put to the test
 #
 # Each claim below is tested twice: here, briefly, and in full by `make claims`, whose record is shown. What
-# counts as "reproduces" is fixed beforehand, in the line *Holds if*. A test of the course puts the identity
+# counts as "reproduces" stands in the line *Holds if*. A test of the course puts the identity
 # in the place of the normalization, and sees each of the four fail.
 #
 # **Only the effective learning rate counts.** Weights ten times as long, with a learning rate a hundred times

@@ -24,9 +24,9 @@ NOT_MEASURED = "not measured yet (make claims)."
 _PAGE = """# Published claims, put to the test
 
 The course tests {count} claims of the literature, each with an experiment small enough for a laptop. What
-counts as "reproduces" is a band wide enough that a seed does not decide, fixed before the result was known
-(where it was not, the chapter says so); each run prints it. A claim that does not reproduce here may well
-hold at the paper's scale: the chapter says what is missing. `make claims` repeats all of them."""
+counts as "reproduces" is a band wide enough that a seed does not decide; each run prints it. Some bands were
+set after a first, exploratory run, and then held on further seeds. A claim that does not reproduce here may
+well hold at the paper's scale: the chapter says what is missing. `make claims` repeats all of them."""
 
 
 @dataclass(frozen=True)
