@@ -5,6 +5,7 @@ The document stands unchanged in book/seed; a page of the site and a test are ma
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import jupytext
@@ -46,6 +47,7 @@ def _prose(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
+@cache
 def sections(chapter: str) -> set[str]:
     """The headings of a chapter."""
     cells = jupytext.read(ROOT / "notebooks" / f"{chapter}.py").cells

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -23,8 +22,18 @@ from normtutor.exercises.observe import (
     settle,
     without_autograd,
 )
-from normtutor.exercises.probes import Observations, gradients, leaf, numbers, unchanged
-from normtutor.lab.data import Digits, digits
+from normtutor.exercises.probes import (
+    Observations,
+    can_be_copied,
+    fill,
+    gradients,
+    leaf,
+    loads,
+    numbers,
+    parameter_shapes,
+    unchanged,
+)
+from normtutor.lab.data import digits
 from normtutor.lab.training import train
 
 # -------------------------------------------------------------------------------------------- forward
@@ -976,21 +985,8 @@ def update_cumulative(running_mean, running_var, batches, x):
 # ---------------------------------------------------------------------------------------------- layer
 
 _STATE = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_FILLED = dict.fromkeys(_STATE[:4], (3,))
 _RUNNING = ("running_mean", "running_var")
-
-
-def _shapes(layer: nn.Module) -> dict[str, str]:
-    return {name: f"of shape {tuple(value.shape)}" for name, value in sorted(layer.named_parameters())}
-
-
-def _fill(layer: nn.Module, draw: Draw) -> None:
-    """Random γ and β, and running statistics as a checkpoint would bring them."""
-    for name in _STATE[:4]:
-        values = draw.values(3, low=0.5 if name == "running_var" else -2)
-        tensor = getattr(layer, name, None)
-        if isinstance(tensor, Tensor) and tensor.numel() == values.numel():
-            with torch.no_grad():
-                tensor.copy_(values.view_as(tensor))
 
 
 def _free_of_graph(layer: nn.Module) -> bool:
@@ -1002,25 +998,17 @@ def _no_graph(layer: nn.Module, mistake: str = "") -> Holds:
     return Holds(_free_of_graph(layer), "the buffers keep an autograd graph", mistake)
 
 
-def _loads(state: dict[str, Tensor], into: nn.Module) -> bool:
-    try:
-        into.load_state_dict(state)
-    except RuntimeError:
-        return False
-    return True
-
-
 def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     attempted(lambda: cls(3)(torch.zeros(2, 3, 2, 2)), cls)
     eps, momentum = draw.uniform(0.05, 0.5), draw.uniform(0.15, 0.4)
     layer = settle(cls(3, eps=eps, momentum=momentum), draw)
     yield "the constructor", True
-    yield "the parameters", _shapes(layer)
+    yield "the parameters", parameter_shapes(layer)
     yield "the keys of state_dict()", sorted(layer.state_dict())
     for name in _STATE:
         yield f"{name} at the start", getattr(layer, name, None)
 
-    _fill(layer, draw)
+    fill(layer, draw, _FILLED)
     images = draw.batch(3, 3, 2, 4)
     x = images.clone()
     yield "output in training", returned(layer(x), cls)
@@ -1067,14 +1055,14 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
         yield f"running_mean for {name}", getattr(half, "running_mean", None)
 
     theirs, mine = settle(nn.BatchNorm2d(3), draw), settle(cls(3), draw)
-    _fill(theirs, draw)
-    loaded = _loads(theirs.state_dict(), mine)
+    fill(theirs, draw, _FILLED)
+    loaded = loads(theirs.state_dict(), mine)
     yield (
         "a checkpoint of torch's loads",
         Holds(loaded, "a checkpoint of torch's layer does not load into yours"),
     )
     yield "output in evaluation with torch's checkpoint", returned(mine.eval()(images.clone()), cls)
-    loaded = _loads(layer.state_dict(), theirs)
+    loaded = loads(layer.state_dict(), theirs)
     yield "torch's layer loads yours", Holds(loaded, "your checkpoint does not load into torch's layer")
 
 
@@ -1595,20 +1583,12 @@ class BatchNorm2d(nn.Module):
 # ------------------------------------------------------------------------------------------ bug: graph
 
 
-def _can_be_copied(layer: nn.Module) -> bool:
-    try:
-        copy.deepcopy(layer)
-    except RuntimeError:
-        return False
-    return True
-
-
 def _probe_bug_graph(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     eps, momentum = draw.uniform(0.05, 0.5), draw.uniform(0.15, 0.4)
     layer = settle(cls(3, eps=eps, momentum=momentum), draw)
-    yield "the parameters", _shapes(layer)
+    yield "the parameters", parameter_shapes(layer)
     yield "the keys of state_dict()", sorted(layer.state_dict())
-    _fill(layer, draw)
+    fill(layer, draw, _FILLED)
     x = leaf(draw.batch(5, 3))
     y = returned(layer(x * 1), cls)
     yield "output in training", y
@@ -1619,7 +1599,7 @@ def _probe_bug_graph(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     for name in _RUNNING:
         yield f"{name} after two steps", getattr(layer, name, None)
     yield "no graph in the buffers", _no_graph(layer)
-    yield "the trained layer can be copied", Holds(_can_be_copied(layer), "`copy.deepcopy` fails")
+    yield "the trained layer can be copied", Holds(can_be_copied(layer), "`copy.deepcopy` fails")
     layer.eval()
     y = returned(layer(x * 1), cls)
     yield "output in evaluation", y
@@ -2524,11 +2504,6 @@ def batch_norm_backward(grad, x, weight, eps):
 _STEPS, _TARGET = 80, 0.75
 
 
-@cache
-def _digits() -> Digits:
-    return digits()
-
-
 def _probe_challenge(build: Callable[..., Any], draw: Draw) -> Observations:
     network = build()
     if network is None or network is ...:
@@ -2540,7 +2515,7 @@ def _probe_challenge(build: Callable[..., Any], draw: Draw) -> Observations:
         "at least 17 linear layers",
         Holds(layers >= 17, f"the network has {layers} linear layers", "too_shallow"),
     )
-    images, labels, test_images, test_labels = (part.to(draw.device) for part in _digits())
+    images, labels, test_images, test_labels = (part.to(draw.device) for part in digits())
     network.to(draw.device)
     train(network, images.flatten(1), labels, steps=_STEPS, lr=0.1, seed=round(draw.uniform(0, 1e6)))
     test = test_images.flatten(1)

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import cache
 from itertools import pairwise
 from numbers import Real
 from typing import Any
@@ -14,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from normtutor.exercises.exercise import Exercise, Mistake
 from normtutor.exercises.observe import Approx, Broken, Draw, Holds, Unfinished, attempted, kind, settle
 from normtutor.exercises.probes import Observations, choices, numbers
+from normtutor.lab.data import digits
 
 # ------------------------------------------------------------------------------------------ scenarios
 
@@ -1444,14 +1444,6 @@ _TARGET = 0.72
 _WIDTH, _STEPS, _RATE = 64, 600, 0.08
 
 
-@cache
-def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from normtutor.lab.data import digits
-
-    data = digits()
-    return data.train_images.flatten(1), data.train_labels, data.test_images.flatten(1), data.test_labels
-
-
 def _probe_challenge(make_norm: Callable[..., Any], draw: Draw) -> Observations:
     layers = [make_norm(_WIDTH) for _ in range(2)]
     for layer in layers:
@@ -1459,7 +1451,8 @@ def _probe_challenge(make_norm: Callable[..., Any], draw: Draw) -> Observations:
             raise Unfinished
         if not isinstance(layer, nn.Module):
             raise Broken(f"`make_norm` returns {kind(layer)}, expected a module.")
-    x, labels, test_x, test_labels = _digits()
+    images, labels, test_images, test_labels = digits()
+    x, test_x = images.flatten(1), test_images.flatten(1)
     seed = int(draw.uniform(0, 10_000))
     torch.manual_seed(seed)
     network = nn.Sequential(

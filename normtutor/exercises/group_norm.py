@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -23,8 +22,16 @@ from normtutor.exercises.observe import (
     settle,
     without_autograd,
 )
-from normtutor.exercises.probes import Observations, gradients, leaf, numbers, unchanged
-from normtutor.lab.data import Digits, digits
+from normtutor.exercises.probes import (
+    Observations,
+    gradients,
+    leaf,
+    loads,
+    numbers,
+    parameter_shapes,
+    unchanged,
+)
+from normtutor.lab.data import digits
 from normtutor.lab.training import accuracy, train
 
 # -------------------------------------------------------------------------------------------- forward
@@ -650,10 +657,6 @@ def choose_groups(channels, most, least):
 _STATE = ("weight", "bias")
 
 
-def _shapes(layer: nn.Module) -> dict[str, str]:
-    return {name: f"of shape {tuple(value.shape)}" for name, value in sorted(layer.named_parameters())}
-
-
 def _fill(layer: nn.Module, draw: Draw) -> None:
     """Random γ and β."""
     for name in _STATE:
@@ -673,20 +676,12 @@ def _refusal(cls: Callable[..., nn.Module]) -> str:
     return "no exception"
 
 
-def _loads(state: dict[str, Tensor], into: nn.Module) -> bool:
-    try:
-        into.load_state_dict(state)
-    except RuntimeError:
-        return False
-    return True
-
-
 def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     attempted(lambda: cls(2, 6)(torch.zeros(2, 6, 2, 2)), cls)
     eps = draw.uniform(0.05, 0.5)
     layer = settle(cls(2, 6, eps=eps), draw)
     yield "the constructor", True
-    yield "the parameters", _shapes(layer)
+    yield "the parameters", parameter_shapes(layer)
     yield "the keys of state_dict()", sorted(layer.state_dict())
     for name in _STATE:
         yield f"{name} at the start", getattr(layer, name, None)
@@ -722,7 +717,7 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
         yield "output at an offset of 1e8", Approx(returned(precise(far), cls), 0.02)
 
     plain = settle(cls(2, 6, affine=False), draw)
-    yield "the parameters with affine=False", _shapes(plain)
+    yield "the parameters with affine=False", parameter_shapes(plain)
     yield "output with affine=False", returned(plain(images.clone()), cls)
 
     single = settle(cls(2, 6), draw, torch.float32)
@@ -734,13 +729,13 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
 
     theirs, mine = settle(nn.GroupNorm(2, 6), draw), settle(cls(2, 6), draw)
     _fill(theirs, draw)
-    loaded = _loads(theirs.state_dict(), mine)
+    loaded = loads(theirs.state_dict(), mine)
     yield (
         "a checkpoint of torch's loads",
         Holds(loaded, "a checkpoint of torch's layer does not load into yours"),
     )
     yield "output with torch's checkpoint", returned(mine(images.clone()), cls)
-    loaded = _loads(layer.state_dict(), theirs)
+    loaded = loads(layer.state_dict(), theirs)
     yield "torch's layer loads yours", Holds(loaded, "your checkpoint does not load into torch's layer")
 
 
@@ -2239,11 +2234,6 @@ def standardize_weight(weight, eps):
 _TARGET, _STEPS = 0.8, 300
 
 
-@cache
-def _digits() -> Digits:
-    return digits()
-
-
 def _photographed(images: Tensor, draw: Draw) -> Tensor:
     """Every image with a gain of its own, 0.1 to 10, and an offset of its own, −2 to 2."""
     generator = torch.Generator().manual_seed(int(draw.uniform(0, 2**31)))
@@ -2277,7 +2267,7 @@ def _trouble(model: nn.Module, images: Tensor) -> str:
 
 
 def _probe_challenge(make_network: Callable[[], Any], draw: Draw) -> Observations:
-    data = _digits()
+    data = digits()
     images, test_images = (_photographed(part, draw) for part in (data.train_images, data.test_images))
     seed = int(draw.uniform(0, 2**31))
     torch.manual_seed(seed)

@@ -21,7 +21,16 @@ from normtutor.exercises.observe import (
     settle,
     without_autograd,
 )
-from normtutor.exercises.probes import Observations, gradients, leaf, numbers, unchanged
+from normtutor.exercises.probes import (
+    Observations,
+    fill,
+    gradients,
+    leaf,
+    loads,
+    numbers,
+    parameter_shapes,
+    unchanged,
+)
 
 # -------------------------------------------------------------------------------------------- forward
 
@@ -762,29 +771,8 @@ def normalize(x, eps):
 # ---------------------------------------------------------------------------------------------- layer
 
 _STATE = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_FILLED = dict.fromkeys(_STATE[:4], (3,))
 _RUNNING = ("running_mean", "running_var")
-
-
-def _fill(layer: nn.Module, draw: Draw) -> None:
-    """Random γ and β, and running statistics as a checkpoint would bring them."""
-    for name in _STATE[:4]:
-        values = draw.values(3, low=0.5 if name == "running_var" else -2)
-        tensor = getattr(layer, name, None)
-        if isinstance(tensor, Tensor) and tensor.numel() == values.numel():
-            with torch.no_grad():
-                tensor.copy_(values.view_as(tensor))
-
-
-def _parameters(layer: nn.Module) -> dict[str, str]:
-    return {name: f"of shape {tuple(value.shape)}" for name, value in sorted(layer.named_parameters())}
-
-
-def _loads(state: dict[str, Tensor], into: nn.Module) -> bool:
-    try:
-        into.load_state_dict(state)
-    except RuntimeError:
-        return False
-    return True
 
 
 def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
@@ -793,7 +781,7 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     images, other = draw.batch(3, 3, 2, 4), draw.batch(4, 3, 3, 2)
 
     plain = settle(cls(3, eps=eps), draw)
-    yield "the default has no parameters", _parameters(plain)
+    yield "the default has no parameters", parameter_shapes(plain)
     yield "the default's keys of state_dict()", sorted(plain.state_dict())
     x = images.clone()
     yield "the default's output in training", returned(plain(x), cls)
@@ -802,11 +790,11 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     yield "one sample alone", returned(plain(images[1:2].clone()), cls)
 
     layer = settle(cls(3, eps=eps, momentum=momentum, affine=True, track_running_stats=True), draw)
-    yield "the parameters with affine=True", _parameters(layer)
+    yield "the parameters with affine=True", parameter_shapes(layer)
     yield "the keys of state_dict() with both", sorted(layer.state_dict())
     for name in _STATE:
         yield f"{name} at the start", getattr(layer, name, None)
-    _fill(layer, draw)
+    fill(layer, draw, _FILLED)
     yield "output in training", returned(layer(images.clone()), cls)
     for name in (*_RUNNING, "num_batches_tracked"):
         yield f"{name} after one step", getattr(layer, name, None)
@@ -827,7 +815,7 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
         yield f"{name} after evaluation", getattr(layer, name, None)
 
     only_affine = settle(cls(3, affine=True), draw)
-    _fill(only_affine, draw)
+    fill(only_affine, draw, _FILLED)
     yield "the keys of state_dict() with affine only", sorted(only_affine.state_dict())
     yield "output in evaluation with affine only", returned(only_affine.eval()(other.clone()), cls)
     tracked = settle(cls(3, track_running_stats=True), draw)
@@ -852,8 +840,8 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
 
     options = {"affine": True, "track_running_stats": True}
     theirs, mine = settle(nn.InstanceNorm2d(3, **options), draw), settle(cls(3, **options), draw)
-    _fill(theirs, draw)
-    loaded = _loads(theirs.state_dict(), mine)
+    fill(theirs, draw, _FILLED)
+    loaded = loads(theirs.state_dict(), mine)
     yield "torch's checkpoint loads", Holds(loaded, "a checkpoint of torch's layer does not load into yours")
     yield "output with torch's checkpoint", returned(mine.eval()(images.clone()), cls)
 

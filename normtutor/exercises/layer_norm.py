@@ -1,7 +1,6 @@
 """The exercises of the Layer Normalization notebook, from easy to hard."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -22,8 +21,17 @@ from normtutor.exercises.observe import (
     settle,
     without_autograd,
 )
-from normtutor.exercises.probes import Observations, choices, gradients, leaf, numbers, unchanged
-from normtutor.lab.data import Digits, digits
+from normtutor.exercises.probes import (
+    Observations,
+    choices,
+    gradients,
+    leaf,
+    loads,
+    numbers,
+    parameter_shapes,
+    unchanged,
+)
+from normtutor.lab.data import digits
 
 _DIMS = "tuple(range(-len(normalized_shape), 0))"
 
@@ -1069,10 +1077,6 @@ def bias_gradient(grad):
 # -------------------------------------------------------------------------------------------- layer
 
 
-def _parameters(layer: nn.Module) -> dict[str, str]:
-    return {name: f"of shape {tuple(value.shape)}" for name, value in sorted(layer.named_parameters())}
-
-
 def _fill(layer: nn.Module, draw: Draw) -> None:
     """Random γ and β, as a checkpoint would bring them."""
     for name in ("weight", "bias"):
@@ -1082,21 +1086,13 @@ def _fill(layer: nn.Module, draw: Draw) -> None:
                 tensor.copy_(draw.values(*tensor.shape))
 
 
-def _loads(state: dict[str, Tensor], into: nn.Module) -> bool:
-    try:
-        into.load_state_dict(state)
-    except RuntimeError:
-        return False
-    return True
-
-
 def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     attempted(lambda: cls(3)(torch.zeros(2, 3)), cls)
     eps = draw.uniform(0.05, 0.5)
     tokens, images = draw.batch(2, 3, 5), draw.batch(3, 2, 4, 6)
     layer = settle(cls(5, eps=eps), draw)
     yield "the constructor", True
-    yield "the parameters", _parameters(layer)
+    yield "the parameters", parameter_shapes(layer)
     yield "the keys of state_dict()", sorted(layer.state_dict())
     for name in ("weight", "bias"):
         yield f"{name} at the start", getattr(layer, name, None)
@@ -1116,7 +1112,7 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
 
     for shape in ((4, 6), [2, 4, 6]):
         wide = settle(cls(shape, eps=eps), draw)
-        yield f"the parameters for {shape}", _parameters(wide)
+        yield f"the parameters for {shape}", parameter_shapes(wide)
         _fill(wide, draw)
         x = leaf(images)
         y = returned(wide(x * 1), cls)
@@ -1126,13 +1122,13 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
 
     for option in ("elementwise_affine", "bias"):
         bare = settle(cls(5, eps=eps, **{option: False}), draw)
-        yield f"the parameters with {option}=False", _parameters(bare)
+        yield f"the parameters with {option}=False", parameter_shapes(bare)
         _fill(bare, draw)
         yield f"output with {option}=False", returned(bare(tokens.clone()), cls)
         yield (
             f"torch's layer loads yours with {option}=False",
             Holds(
-                _loads(bare.state_dict(), nn.LayerNorm(5, **{option: False})),
+                loads(bare.state_dict(), nn.LayerNorm(5, **{option: False})),
                 f"with {option}=False, your checkpoint does not load into torch's layer",
             ),
         )
@@ -1154,7 +1150,7 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
 
     theirs, mine = settle(nn.LayerNorm((4, 6)), draw), settle(cls((4, 6)), draw)
     _fill(theirs, draw)
-    loaded = _loads(theirs.state_dict(), mine)
+    loaded = loads(theirs.state_dict(), mine)
     yield (
         "a checkpoint of torch's loads",
         Holds(loaded, "a checkpoint of torch's layer does not load into yours"),
@@ -2291,14 +2287,9 @@ _SLOW, _FAST = 0.003, 0.03  # Adam's learning rates
 _ENOUGH_SLOW, _ENOUGH_FAST = 0.6, 0.75
 
 
-@cache
-def _data(device: torch.device) -> Digits:
-    return digits(device=str(device))
-
-
 def _trained(cls: Callable[..., nn.Module], lr: float, draw: Draw) -> tuple[nn.Module, float]:
     """The network of 24 blocks after 30 steps of Adam, and its test accuracy."""
-    data = _data(draw.device)
+    data = digits(device=str(draw.device))
     seed = int(draw.uniform(0, 2**31))
     torch.manual_seed(seed)
     blocks = [cls(_WIDTH) for _ in range(_DEPTH)]
@@ -2393,7 +2384,7 @@ def _probe_deep(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
 @torch.no_grad()
 def _apart(network: nn.Module, draw: Draw) -> float:
     """How far the outputs for different images lie apart, relative to the outputs."""
-    logits = network(_data(draw.device).test_images.flatten(1))
+    logits = network(digits(device=str(draw.device)).test_images.flatten(1))
     return float((logits - logits.mean(0)).norm() / logits.norm().clamp(min=1e-12))
 
 

@@ -1,10 +1,11 @@
 """What the probes of several chapters share."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from normtutor.exercises.observe import Approx, Broken, Draw, Holds, Secret
 
@@ -30,6 +31,42 @@ def gradients(y: Tensor, draw: Draw, **inputs: object) -> Observations:
 def unchanged(x: Tensor, kept: Tensor, mistake: str = "") -> Holds:
     """Whether ``x`` is still what it was; ``mistake`` is the one that overwrites it."""
     return Holds(torch.equal(x, kept), "the input is overwritten", mistake)
+
+
+def parameter_shapes(layer: nn.Module) -> dict[str, str]:
+    """The learned parameters by name, each in words."""
+    return {name: f"of shape {tuple(value.shape)}" for name, value in sorted(layer.named_parameters())}
+
+
+def fill(layer: nn.Module, draw: Draw, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Random parameters and statistics, as training or a checkpoint would leave them.
+
+    What the layer lacks, or has in another size, is drawn and dropped: all answers see the same numbers.
+    """
+    for name, shape in shapes.items():
+        values = draw.values(*shape, low=0.5 if name == "running_var" else -2)
+        tensor = getattr(layer, name, None)
+        if isinstance(tensor, Tensor) and tensor.numel() == values.numel():
+            with torch.no_grad():
+                tensor.copy_(values.view_as(tensor))
+
+
+def loads(state: dict[str, Tensor], into: nn.Module) -> bool:
+    """Whether the module takes that checkpoint."""
+    try:
+        into.load_state_dict(state)
+    except RuntimeError:
+        return False
+    return True
+
+
+def can_be_copied(layer: nn.Module) -> bool:
+    """Whether ``copy.deepcopy`` takes the layer: not one that holds a tensor with a graph."""
+    try:
+        copy.deepcopy(layer)
+    except RuntimeError:
+        return False
+    return True
 
 
 def numbers(answer: Mapping[str, Any], names: Sequence[str], tolerance: float) -> Observations:

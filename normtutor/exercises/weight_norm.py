@@ -1,6 +1,5 @@
 """The exercises of the Weight Normalization notebook, from easy to hard."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +23,17 @@ from normtutor.exercises.observe import (
     settle,
     without_autograd,
 )
-from normtutor.exercises.probes import Observations, gradients, leaf, numbers, unchanged
+from normtutor.exercises.probes import (
+    Observations,
+    can_be_copied,
+    fill,
+    gradients,
+    leaf,
+    loads,
+    numbers,
+    parameter_shapes,
+    unchanged,
+)
 from normtutor.lab.data import digits
 
 # -------------------------------------------------------------------------------------------- forward
@@ -1014,33 +1023,7 @@ def parameter_groups(network, decay):
 # ---------------------------------------------------------------------------------------------- layer
 
 
-def _shapes(layer: nn.Module) -> dict[str, str]:
-    return {name: f"of shape {tuple(value.shape)}" for name, value in sorted(layer.named_parameters())}
-
-
-def _fill(layer: nn.Module, draw: Draw) -> None:
-    """Random g, v and bias, as training or a checkpoint would leave them."""
-    for name, shape in (("weight_g", (3, 1)), ("weight_v", (3, 4)), ("bias", (3,))):
-        values, tensor = draw.values(*shape), getattr(layer, name, None)
-        if isinstance(tensor, Tensor) and tensor.numel() == values.numel():
-            with torch.no_grad():
-                tensor.copy_(values.view_as(tensor))
-
-
-def _copies(layer: nn.Module) -> bool:
-    try:
-        copy.deepcopy(layer)
-    except RuntimeError:
-        return False
-    return True
-
-
-def _loads(state: dict[str, Tensor], into: nn.Module) -> bool:
-    try:
-        into.load_state_dict(state)
-    except RuntimeError:
-        return False
-    return True
+_FILLED = {"weight_g": (3, 1), "weight_v": (3, 4), "bias": (3,)}
 
 
 def _start(layer: nn.Module) -> Observations:
@@ -1069,11 +1052,11 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     attempted(lambda: cls(4, 3)(torch.zeros(2, 4)), cls)
     layer = settle(cls(4, 3), draw)
     yield "the constructor", True
-    yield "the parameters", _shapes(layer)
+    yield "the parameters", parameter_shapes(layer)
     yield "the keys of state_dict()", sorted(layer.state_dict())
     yield from _start(settle(cls(40, 9), draw))
 
-    _fill(layer, draw)
+    fill(layer, draw, _FILLED)
     rows = draw.batch(5, 4)
     x = rows.clone()
     yield "output for (N, in)", returned(layer(x), cls)
@@ -1083,11 +1066,11 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
     x = leaf(rows)
     named = {name: getattr(layer, name, None) for name in ("weight_g", "weight_v", "bias")}
     yield from gradients(returned(layer(x * 1), cls), draw, x=x, **named)
-    yield "a copy", Holds(_copies(layer), "copy.deepcopy stops after a forward pass", "weight_kept")
+    yield "a copy", Holds(can_be_copied(layer), "copy.deepcopy stops after a forward pass", "weight_kept")
 
     layer.eval()
     yield "output in evaluation", returned(layer(rows.clone()), cls)
-    _fill(layer, draw)
+    fill(layer, draw, _FILLED)
     yield "output with other parameters", returned(layer(rows.clone()), cls)
     if isinstance(named["weight_v"], Tensor):
         with torch.no_grad():
@@ -1095,13 +1078,13 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
         yield "output for a tiny v", returned(layer(rows.clone()), cls)
 
     bare = settle(cls(4, 3, bias=False), draw)
-    yield "the parameters with bias=False", _shapes(bare)
-    _fill(bare, draw)
+    yield "the parameters with bias=False", parameter_shapes(bare)
+    fill(bare, draw, _FILLED)
     yield "output with bias=False", returned(bare(rows.clone()), cls)
 
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         other = cls(4, 3)
-        _fill(other, draw)
+        fill(other, draw, _FILLED)
         with torch.no_grad():
             if isinstance(v := getattr(other, "weight_v", None), Tensor):
                 v.add_(300 * v.sign())  # its square is too large for float16
@@ -1110,7 +1093,7 @@ def _probe_layer(cls: Callable[..., nn.Module], draw: Draw) -> Observations:
         yield f"output for {name}", returned(other((0.1 * rows).to(dtype)), cls)
 
     theirs = nn.utils.parametrizations.weight_norm(settle(nn.Linear(4, 3), draw))
-    loaded = _loads(layer.state_dict(), theirs)
+    loaded = loads(layer.state_dict(), theirs)
     yield (
         "torch's layer loads yours",
         Holds(loaded, "torch's weight_norm(nn.Linear) does not load your state"),

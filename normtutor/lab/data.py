@@ -1,7 +1,8 @@
 """Data that ships inside packages: real digits, with a real split, and photographs."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,12 +46,7 @@ def digits(seed: int = 0, test_fraction: float = 0.25, device: str | None = None
     Raises:
         ValueError: ``test_fraction`` leaves a set without some class.
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    pixels, labels = load_digits(return_X_y=True)
-    split = train_test_split(pixels, labels, test_size=test_fraction, random_state=seed, stratify=labels)
-    train, test, train_labels, test_labels = split
+    train, train_labels, test, test_labels = _split_digits(seed, test_fraction)
 
     def images(values: object) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 8, 8) / 16
@@ -59,6 +55,18 @@ def digits(seed: int = 0, test_fraction: float = 0.25, device: str | None = None
         return torch.tensor(values, dtype=torch.int64, device=device)
 
     return Digits(images(train), classes(train_labels), images(test), classes(test_labels))
+
+
+@cache
+def _split_digits(seed: int, test_fraction: float) -> tuple[Any, Any, Any, Any]:
+    """Training pixels and labels, test pixels and labels; read once, since an experiment asks many times."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    split = train_test_split(pixels, labels, test_size=test_fraction, random_state=seed, stratify=labels)
+    train, test, train_labels, test_labels = split
+    return train, train_labels, test, test_labels
 
 
 def photographs(*names: str, size: int = 128) -> dict[str, Tensor]:
