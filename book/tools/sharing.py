@@ -6,6 +6,7 @@ import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -141,6 +142,8 @@ def finish(app: Sphinx, failure: Exception | None) -> None:
     )
     template = (Path(__file__).with_name("404.html")).read_text("utf8")
     filled = {"FRONT": addresses[app.config.root_doc], "BASE": base, "CHAPTERS": chapters}
+    icon = Path(app.srcdir, app.config.html_favicon).read_text("utf8")
+    filled["ICON"] = quote(icon)  # written into the page: a browser would ask the host's root for one
     filled |= {scheme.upper(): colour for scheme, colour in BACKGROUND.items()}
     for key, value in filled.items():
         template = template.replace(f"{{{key}}}", value)
@@ -154,7 +157,7 @@ def in_order(app: Sphinx, addresses: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    # A page is written again when a setting changes, but not when an extension does, unless that is a setting.
+    # A page is written again when a setting changes, not when an extension does: so the extension is one.
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     app.add_config_value("sharing_digest", digest, "html")
     app.connect("config-inited", configure, priority=110)  # after course_site, which knows the address
