@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+BRANCH = "main"
 PLAIN = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
 
 
@@ -28,6 +29,11 @@ def forms(url: str) -> tuple[str, str, str]:
         f"/github/{owner}/{name}/",
         f"https://{owner.lower()}.github.io/{name}",
     )
+
+
+def on_colab(url: str, notebook: str) -> str:
+    """Colab's address of a notebook in the repository."""
+    return f"https://colab.research.google.com{forms(url)[1]}blob/{BRANCH}/{notebook}"
 
 
 def holders(root: Path, url: str) -> list[Path]:

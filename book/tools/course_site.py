@@ -1,10 +1,8 @@
 """The book's own Sphinx extension: what _config.yml cannot say, because it stands elsewhere."""
 
-import html
 import pydoc
 import re
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ def configure(app: Sphinx, config: Config) -> None:
     root = Path(app.srcdir)
     url = address.repository(root)
     # One by one: setting the whole of html_theme_options would drop what Jupyter Book put there.
-    config.html_theme_options |= {"repository_url": url, "repository_branch": "main"}
+    config.html_theme_options |= {"repository_url": url, "repository_branch": address.BRANCH}
     config.html_theme_options |= {"use_repository_button": True, "use_issues_button": True}
     config.html_baseurl = address.forms(url)[2] + "/"
     cache = executed.cache_path(root)
@@ -54,19 +52,6 @@ def write_pages(folder: Path, package: str) -> None:
     made_from.write_text(package)
 
 
-def describe(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
-) -> None:
-    """Give each page a description for search engines: its first paragraph of plain words."""
-    if doctree:  # not for the search page and the index
-        paragraphs = [
-            node.astext() for node in doctree.findall(nodes.paragraph) if not node.next_node(nodes.math)
-        ]
-        text = next((text for text in paragraphs if len(text) > 40), app.config.html_title)
-        short = html.escape(textwrap.shorten(text, 160, placeholder=" …"))
-        context["metatags"] += f'<meta name="description" content="{short}" />'
-
-
 def escape(app: Sphinx, what: str, name: str, obj: object, options: dict[str, Any], lines: list[str]) -> None:
     """Docstrings are written for readers of the source: the signs in "(N, C, *)" and "|v|" are no markup."""
     special = re.compile(r"(``.*?``)|(?<![\w.])(\*)(?=[)\],\s]|$)|(\|)")
@@ -92,7 +77,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     if not sys.stdout.isatty():
         nocolor()  # Jupyter Book leaves the colours in a log
     app.connect("config-inited", configure, priority=100)  # before the table of contents looks for pages
-    app.connect("html-page-context", describe)
     app.connect("autodoc-process-docstring", escape)
     app.connect("missing-reference", resolve)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
