@@ -42,8 +42,11 @@ CANDIDATE_COLOURS = {
     "compiled": "#117733",
     "fused": "#CC6677",
     "torch.nn compiled": "#44AA99",
+    "Liger-Kernel": "#999933",
+    "quack": "#AA4499",
+    "apex": "#88CCEE",
 }
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPXd"
 
 
 def colour(name: str) -> str:
@@ -226,7 +229,12 @@ def index_set(*techniques: str) -> "Figure":
     return _closed(figure)
 
 
-def roofline(timings: "Timings", direction: str = "forward+backward", dtype: str | None = None) -> "Figure":
+def roofline(
+    timings: "Timings",
+    direction: str = "forward+backward",
+    dtype: str | None = None,
+    layout: str = "contiguous",
+) -> "Figure":
     """How near each candidate comes to the memory's limit: fraction of the copy bandwidth against the
     tensor's size.
 
@@ -234,15 +242,18 @@ def roofline(timings: "Timings", direction: str = "forward+backward", dtype: str
         timings: of :func:`normtutor.lab.bench`, measured or recorded.
         direction: "forward" or "forward+backward".
         dtype: default: the first that was timed.
+        layout: "contiguous" or "channels_last".
 
     Raises:
-        ValueError: nothing was timed for that direction and dtype.
+        ValueError: nothing was timed for that direction, dtype and layout.
     """
-    timed = [row for row in timings.select(direction=direction) if not row.reason]
+    timed = [
+        row for row in timings.select(direction=direction, layout=layout, captured=False) if not row.reason
+    ]
     kind = dtype or (timed[0].dtype if timed else "")
     timed = [row for row in timed if row.dtype == kind]
     if not timed:
-        raise ValueError(f"nothing was timed for {direction} in {kind or 'any dtype'}")
+        raise ValueError(f"nothing was timed for {direction} in {kind or 'any dtype'}, {layout}")
     figure, axes = _subplots()
     for i, name in enumerate(dict.fromkeys(row.candidate for row in timed)):
         rows = sorted((row for row in timed if row.candidate == name), key=_tensor_megabytes)
