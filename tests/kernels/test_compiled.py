@@ -5,8 +5,8 @@ from functools import cache
 
 import pytest
 
-from normtutor.kernels import compiled
-from normtutor.kernels.compiled import ARCHITECTURES, Case, Resources, Source
+from normtutor.lab import compiled
+from normtutor.lab.compiled import ARCHITECTURES, Case, Resources, Source
 
 pytestmark = pytest.mark.skipif(bool(compiled.missing()), reason=compiled.missing())
 
@@ -77,12 +77,12 @@ def test_a_row_that_is_kept_in_registers_at_any_length_spills() -> None:
     assert forward.spilled > 100
 
 
-COPY = '''
+COPY = """
 @triton.jit
 def copy(x, y, n, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(y + at, tl.load(x + at, mask=at < n), mask=at < n)
-'''
+"""
 
 
 def test_a_kernel_given_as_text() -> None:
@@ -100,7 +100,7 @@ def test_a_kernel_that_does_not_compile_is_an_error() -> None:
 
 def test_threads_at_once() -> None:
     def threads(registers: int, warps: int) -> int:
-        return Resources("", "", warps, registers, 0, 16, 16).threads
+        return Resources("", "", 0, warps, registers, 0, 16, 16).threads
 
     assert threads(32, 4) == 2048
     assert threads(33, 4) == 1536  # 40 registers each, as they are given out: 51 warps, 48 in whole programs

@@ -1,8 +1,8 @@
 """What Triton's compiler makes of a kernel for a GPU that need not be here: registers, spills, vector width.
 
-The compiler and the assembler ``ptxas`` come inside Triton's wheel, so no device is needed. A process of its own
-compiles (``python -m normtutor.kernels.compiled``, JSON in and out), since TRITON_INTERPRET, which runs kernels
-without a GPU, turns the compiler off. What is compiled is what would be launched: the operators run on meta
+The compiler and the assembler ``ptxas`` come inside Triton's wheel, so no device is needed. A process of its
+own compiles (``python -m normtutor.lab.compiled``, JSON in and out), since TRITON_INTERPRET, which runs
+kernels without a GPU, turns the compiler off. What is compiled is what would be launched: the operators run on meta
 tensors, and every launch is taken with its arguments' types and divisibility.
 """
 
@@ -31,7 +31,7 @@ from normtutor.lab.text import table
 OLDEST = (3, 6)
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 ARCHITECTURES = {75: "T4", 80: "A100", 90: "H100, H200"}
-_Launch = tuple[Any, int, tuple[object, ...], dict[str, object]]
+_Launch = tuple[Any, int, int, tuple[object, ...], dict[str, object]]  # kernel, programs, warps, arguments, …
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Source:
     Attributes:
         name: for the table.
         text: the source of the ``@triton.jit`` function ``kernel``; it may use ``triton`` and ``tl``.
-        signature: type of each argument that is not a constant: "*fp32", "*bf16", "i32", "fp32" …
+        signature: type of each argument that is not a constant: "*fp32", "*bf16", "fp32", "i32" …, or
+            "i32:16" for a multiple of 16. Pointers are aligned to 16 bytes, as torch's are.
         constants: the ``tl.constexpr`` arguments.
         warps: how many are launched.
     """
@@ -92,7 +93,7 @@ class Resources:
     """What one kernel takes.
 
     Attributes:
-        case, kernel, warps: what was compiled, and with how many warps it is launched.
+        case, kernel, programs, warps: what was compiled, and how it is launched; 0 programs: not said.
         registers: of each thread.
         spilled: bytes of each thread that found no register and go through memory.
         ld, st: bytes of the widest load and store; 16 is the most there is.
@@ -100,6 +101,7 @@ class Resources:
 
     case: str
     kernel: str
+    programs: int
     warps: int
     registers: int
     spilled: int
@@ -108,9 +110,9 @@ class Resources:
 
     @property
     def threads(self) -> int:
-        """Threads that fit a multiprocessor at once by their registers alone: 65,536, given out in whole programs.
+        """Threads that fit a multiprocessor at once by its 65,536 registers alone, in whole programs.
 
-        A warp's registers come in units of 256, and no more than 2048 threads fit (1024 on a T4).
+        A warp's registers come in units of 256; at most 2048 threads, as on an A100 and an H100.
         """
         per_warp = -(-32 * self.registers // 256) * 256
         return min(2048, 65536 // (per_warp * self.warps) * self.warps * 32)
@@ -139,7 +141,7 @@ def resources(jobs: Sequence[Case | Source], arch: int = 90) -> list[Resources]:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     request = {"arch": arch, "jobs": [{"kind": type(job).__name__, **asdict(job)} for job in jobs]}
     done = subprocess.run(
-        [sys.executable, "-m", "normtutor.kernels.compiled"],
+        [sys.executable, "-m", "normtutor.lab.compiled"],
         input=json.dumps(request), env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
@@ -151,7 +153,15 @@ def resource_table(rows: Sequence[Resources]) -> str:
     """The rows as aligned text."""
     head = ["case", "kernel", "warps", "registers", "spilled", "widest ld/st", "threads at once"]
     lines = [
-        [r.case, r.kernel, str(r.warps), str(r.registers), f"{r.spilled} B", f"{r.ld}/{r.st} B", str(r.threads)]
+        [
+            r.case,
+            r.kernel,
+            str(r.warps),
+            str(r.registers),
+            f"{r.spilled} B",
+            f"{r.ld}/{r.st} B",
+            str(r.threads),
+        ]
         for r in rows
     ]
     return table(head, lines)
@@ -161,13 +171,13 @@ def resource_table(rows: Sequence[Resources]) -> str:
 
 
 def launches(case: Case) -> list[_Launch]:
-    """What the case's operators would launch: kernel, warps, arguments, constants."""
+    """What the case's operators would launch: kernel, programs, warps, arguments, constants."""
     from normtutor.kernels import ops
 
     found: list[_Launch] = []
 
     def record(kernel: Any, programs: int, warps: int, *arguments: object, **constants: object) -> None:
-        found.append((kernel, warps, arguments, constants))
+        found.append((kernel, programs, warps, arguments, constants))
 
     kept = {name: getattr(plan, name) for name in case.settings}
     launch = ops.launch
@@ -207,7 +217,7 @@ def _as_source(launch: _Launch) -> tuple[Any, str]:
     """A launch as the compiler takes it, with a key that tells it from others."""
     from triton.compiler import ASTSource
 
-    kernel, warps, arguments, constants = launch
+    kernel, _, warps, arguments, constants = launch
     signature: dict[str, str] = {}
     fixed: dict[tuple[int], object] = {}
     attributes: dict[tuple[int], list[list[object]]] = {}
@@ -241,10 +251,13 @@ def _from_text(job: Source, folder: Path) -> Any:
     spec.loader.exec_module(module)
     kernel = getattr(module, job.kernel)
     names = list(inspect.signature(kernel.fn).parameters)
-    signature = {name: job.signature.get(name, "constexpr") for name in names}
+    kinds = {name: job.signature.get(name, "constexpr") for name in names}
+    signature = {name: kind.removesuffix(":16") for name, kind in kinds.items()}
     fixed = {(names.index(name),): value for name, value in job.constants.items()}
     attributes = {
-        (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(names)
+        if kinds[name].startswith("*") or kinds[name].endswith(":16")
     }
     return ASTSource(kernel, signature, fixed, attributes)
 
@@ -284,16 +297,17 @@ def _answer(request: Mapping[str, Any]) -> list[dict[str, Any]]:
                 text = Source(**job)
                 source = _from_text(text, Path(folder))
                 taken = _compile(source, text.warps, arch)
-                rows.append({"case": text.name, "kernel": text.kernel, "warps": text.warps, **taken})
+                how = {"case": text.name, "kernel": text.kernel, "programs": 0, "warps": text.warps}
+                rows.append({**how, **taken})
                 continue
             case = Case(**job | {"shape": tuple(job["shape"])})
             for launch in launches(case):
+                kernel, programs, warps, *_ = launch
                 source, key = _as_source(launch)
                 if key not in seen:
-                    seen[key] = _compile(source, launch[1], arch)
-                rows.append(
-                    {"case": case.name, "kernel": launch[0].__name__, "warps": launch[1], **seen[key]}
-                )
+                    seen[key] = _compile(source, warps, arch)
+                how = {"case": case.name, "kernel": kernel.__name__, "programs": programs, "warps": warps}
+                rows.append({**how, **seen[key]})
     return rows
 
 
