@@ -274,7 +274,7 @@ ROOFLINE = Exercise(
     answer="roofline",
     statement=r"""
 A GPU computes at most `peak` operations per second and moves at most `bandwidth` bytes per second, both at
-the same time. Write `roofline(flops, bytes_moved, peak, bandwidth)`, which returns a tuple `(seconds, limit)`:
+the same time. Write `roofline(flops, bytes_moved, peak, bandwidth)`. It returns a tuple `(seconds, limit)`:
 
 - `seconds`: the least time for a kernel of `flops` operations that moves `bytes_moved` bytes;
 - `limit`: what that time is due to, `"memory"` or `"compute"`; `"memory"` if both take equally long.
@@ -403,22 +403,24 @@ def _probe_merge(merge: Callable[..., Any], draw: Draw) -> Observations:
 
     def all_of(name: str, found: Any, tolerance: float) -> Observations:
         yield f"n of {name}", Approx(_number(found[0]), 0.0)
-        for part, value in zip(("mean", "m2"), found[1:], strict=True):
-            yield f"{part} of {name}", Approx(value, tolerance)
+        yield f"mean of {name}", Approx(found[1], min(tolerance, 1e-6))
+        yield f"m2 of {name}", Approx(found[2], tolerance)
 
     x = draw.batch(11, 3)
-    given = _chunks(x, (2, 5, 1, 3))
-    kept = [value.clone() for value in given]
-    yield from all_of("chunks of 2, 5, 1 and 3 rows", call(*given), 1e-9)
-    same = all(torch.equal(value, copy) for value, copy in zip(given, kept, strict=True))
-    yield "the arguments are unchanged", Holds(same, "an argument is overwritten", "in_place")
+    yield from all_of("chunks of 2, 5, 1 and 3 rows", call(*_chunks(x, (2, 5, 1, 3))), 1e-9)
     yield from all_of("one chunk", call(*_chunks(x, (11,))), 1e-9)
-    yield from all_of("chunks of which two are empty", call(*_chunks(x, (0, 6, 0, 5))), 1e-9)
+    given = _chunks(x, (0, 6, 0, 5))
+    kept = [value.clone() for value in given]
+    yield from all_of("chunks of which two are empty", call(*given), 1e-9)
+    same = all(torch.allclose(*pair, 0, 0, equal_nan=True) for pair in zip(given, kept, strict=True))
+    yield "the arguments are unchanged", Holds(same, "an argument is overwritten", "in_place")
     yield from all_of("empty chunks alone", call(*_chunks(x[:0], (0, 0))), 1e-9)
-    yield from all_of("twelve chunks of unequal size", call(*_chunks(draw.batch(78, 2), tuple(range(1, 13)))), 1e-9)
-    # Deviations of about 1 around 1e4, as a set of activations may be.
+    yield from all_of(
+        "twelve chunks of unequal size", call(*_chunks(draw.batch(78, 2), tuple(range(1, 13)))), 1e-9
+    )
+    # Deviations of about 1 around 1e4. There float32 numbers are 1e-3 apart, and so is every merged mean.
     far = (draw.values(48, 3) + draw.values(1, 3, low=9e3, high=1.1e4)).float()
-    yield from all_of("float32 at a mean of 1e4", call(*_chunks(far, (16, 16, 4, 12))), 1e-4)
+    yield from all_of("float32 at a mean of 1e4", call(*_chunks(far, (16, 16, 4, 12))), 1e-3)
 
 
 MERGE = Exercise(
@@ -489,7 +491,7 @@ def merge(counts, means, m2s):  # around a pivot
     if not full.any():
         return 0, torch.zeros_like(m2s[0]), torch.zeros_like(m2s[0])
     counts, means, m2s = counts[full], means[full], m2s[full]
-    share = (counts / counts.sum()).to(means.dtype)[:, None]
+    share = (counts.to(means.dtype) / counts.sum())[:, None]
     shift = (share * (means - means[0])).sum(0)
     between = (counts[:, None] * (means - means[0] - shift) ** 2).sum(0)
     return counts.sum(), means[0] + shift, m2s.sum(0) + between
@@ -552,15 +554,10 @@ def merge(counts, means, m2s):  # around a pivot
             {"m2s.sum(0)": "(weight * m2s).sum(0)"},
         ),
         Mistake(
-            "deviation_not_squared",
-            "You add the distances between the means without the square. They cancel to 0.",
-            {"(means - mean).square()": "(means - mean)"},
-        ),
-        Mistake(
             "empty_as_zero",
             "You replace the mean of an empty chunk by 0 and let it count as one element. It must change "
             "nothing.",
-            {"counts[:, None].to(means.dtype)": "counts[:, None].to(means.dtype).clamp(min=1)"},
+            {"    between = weight *": "    between = weight.clamp(min=1) *"},
         ),
         Mistake(
             "number_of_chunks",
@@ -576,11 +573,7 @@ def merge(counts, means, m2s):  # around a pivot
         Mistake(
             "in_place",
             "You overwrite an argument. Another program may still read it.",
-            {
-                "means = torch.where(weight > 0, means, 0)": (
-                    "means[counts == 0] = 0\n    m2s[counts == 0] = 0\n    means *= 1.0; means += 0.125; means -= 0.125"
-                )
-            },
+            {"torch.where(weight > 0, means, 0)": "means.nan_to_num_(0)"},
         ),
     ),
     probe=_probe_merge,
@@ -596,7 +589,9 @@ def _probe_masked_lanes(row_block: Callable[..., Any], draw: Draw) -> Observatio
         return returned(row_block(x, block, eps), row_block, "y", "mean", "rstd")
 
     def all_of(name: str, found: Any) -> Observations:
-        yield from ((f"{part} of {name}", value) for part, value in zip(("y", "mean", "rstd"), found, strict=True))
+        yield from (
+            (f"{part} of {name}", value) for part, value in zip(("y", "mean", "rstd"), found, strict=True)
+        )
 
     rows = draw.batch(3, 5)
     x = rows.clone()
@@ -668,7 +663,11 @@ def row_block(x, block, eps):
             "variance_over_block",
             "You divide the squared deviations by the width of the block. The masked lanes add nothing to "
             "the sum, and they must not count either.",
-            {"(centred * centred).sum(1, keepdim=True) / length": "(centred * centred).mean(1, keepdim=True)"},
+            {
+                "(centred * centred).sum(1, keepdim=True) / length": (
+                    "(centred * centred).mean(1, keepdim=True)"
+                )
+            },
         ),
         Mistake(
             "one_pass",
@@ -705,10 +704,10 @@ def row_block(x, block, eps):
             {"torch.where(inside, lanes - mean, 0.0)": "torch.where(inside, 0.0, lanes - mean)"},
         ),
         Mistake(
-            "other_is_the_mean_squared",
-            "You fill the masked lanes with the mean after the subtraction. They have to hold 0 there, what "
-            "adds nothing.",
-            {"torch.where(inside, lanes - mean, 0.0)": "torch.where(inside, lanes - mean, mean)"},
+            "as_for_a_maximum",
+            "You fill the masked lanes with −∞. That leaves a maximum alone, as a softmax needs it; a sum "
+            "needs 0.",
+            {"lanes - mean, 0.0)": "lanes - mean, -torch.inf)"},
         ),
         Mistake(
             "unbiased",
@@ -733,9 +732,11 @@ def row_block(x, block, eps):
         Mistake(
             "in_place",
             "You centre `x` where it stands. The backward pass still needs it.",
-            {"    mean = lanes.sum(1, keepdim=True) / length\n": (
-                "    mean = lanes.sum(1, keepdim=True) / length\n    x -= mean\n"
-            )},
+            {
+                "    mean = lanes.sum(1, keepdim=True) / length\n": (
+                    "    mean = lanes.sum(1, keepdim=True) / length\n    x -= mean\n"
+                )
+            },
         ),
         Mistake(
             "torchs_own",
@@ -766,7 +767,7 @@ def _probe_two_stage(two_stage: Callable[..., Any], draw: Draw) -> Observations:
     yield from all_of("7 rows by one program", call(dy.clone(), x_hat.clone(), 1), 1e-5)
     yield from all_of("2 rows by 4 programs", call(dy[:2].clone(), x_hat[:2].clone(), 4), 1e-5)
     wide = draw.batch(6, 5).float(), draw.values(6, 5).float()
-    yield from all_of("6 rows by 2 programs", call(*(value.clone() for value in wide), 2), 1e-5)
+    yield from all_of("6 rows by 2 programs", call(wide[0].clone(), wide[1].clone(), 2), 1e-5)
     for dtype in (torch.bfloat16, torch.float16):
         half = draw.batch(600, 3).to(dtype), draw.values(600, 3, low=0.5).to(dtype)
         name = f"600 rows of {str(dtype).removeprefix('torch.')} by 4 programs"
@@ -854,10 +855,12 @@ def two_stage(dy, x_hat, programs):
             "half_table",
             "Your table is in the dtype of the inputs. The sums that it holds are rounded before they are "
             "added up.",
-            {"programs, dy.shape[1], device": "programs, dy.shape[1], dtype=given, device",
-             "    dy, x_hat = dy.float(), x_hat.float()\n": (
-                "    given = dy.dtype\n    dy, x_hat = dy.float(), x_hat.float()\n"
-            )},
+            {
+                "programs, dy.shape[1], device": "programs, dy.shape[1], dtype=given, device",
+                "    dy, x_hat = dy.float(), x_hat.float()\n": (
+                    "    given = dy.dtype\n    dy, x_hat = dy.float(), x_hat.float()\n"
+                ),
+            },
         ),
         Mistake(
             "half_results",
@@ -1127,15 +1130,16 @@ fits = {
 # -------------------------------------------------------------------------------------------- rms row
 
 
-def _run(kernel: Any, programs: int, *arguments: object, **constants: object) -> Holds:
-    """Launch a learner's kernel, and say whether it stayed in its buffers."""
+def _run(name: str, kernel: Any, programs: int, *arguments: object, **constants: object) -> Observations:
+    """Launch a learner's kernel, and observe whether it stayed in its buffers."""
     from normtutor.exercises import interpreter  # Triton is imported only when it is asked for
 
     if does_nothing(interpreter.python_of(kernel)):
         raise Unfinished
     faults = interpreter.launch(kernel, programs, *arguments, **constants)
-    more = f" ({len(faults)} such accesses)" * (len(faults) > 1)
-    return Holds(not faults, f"{faults[0]}{more}" if faults else "")
+    for what, store in (("load", False), ("store", True)):
+        texts = [fault.text for fault in faults if fault.store is store]
+        yield f"no {what} outside, {name}", Holds(not texts, texts[0] if texts else "")
 
 
 def _probe_rms_row(kernel: Any, draw: Draw) -> Observations:
@@ -1153,14 +1157,20 @@ def _probe_rms_row(kernel: Any, draw: Draw) -> Observations:
         y_step: int = 0,
     ) -> Observations:
         rows, length = values.shape
-        x, y = Buffer("x", values, x_step or None), Buffer("y", draw.values(rows, length).to(values), y_step or None)
+        x, y = (
+            Buffer("x", values, x_step or None),
+            Buffer("y", draw.values(rows, length).to(values), y_step or None),
+        )
         gamma, rstd = Buffer("weight", weight[None]), Buffer("rstd", draw.values(rows, 1).float())
-        stayed = _run(kernel, rows, x, gamma, y, rstd, x.step, y.step, length, eps, BLOCK=block)
-        yield f"no access outside, {name}", stayed
+        pointers = x, gamma, y, rstd
+        yield from _run(name, kernel, rows, *pointers, x.step, y.step, length, eps, BLOCK=block)
         yield f"y, {name}", y.values
         yield f"rstd, {name}", rstd.values[:, 0]
         kept = not (x.writes.any() or gamma.writes.any())
-        yield f"x and weight are only read, {name}", Holds(kept, "the kernel stores into x or weight", "in_place")
+        yield (
+            f"x and weight are only read, {name}",
+            Holds(kept, "the kernel stores into x or weight", "in_place"),
+        )
         once = int(x.reads.max()) <= 1
         yield f"x is read once, {name}", Holds(once, f"it loads an element of x {x.reads.max()} times")
 
@@ -1187,7 +1197,9 @@ RMS_ROW = Exercise(
 Write the forward pass of RMSNorm as a Triton kernel,
 `rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK)`. One program takes one row:
 
-$$r = \frac{1}{\sqrt{\mathrm{mean}(x^2) + \varepsilon}}, \qquad y_j = \gamma_j\,r\,x_j$$
+$$y_j = \gamma_j\,r\,x_j$$
+
+with $r = 1/\sqrt{m + \varepsilon}$, where $m$ is the mean of the squares of the row.
 
 - `x`, `weight`, `y`, `rstd` are pointers. Row $p$ of `x` begins `x_step` elements behind row $p-1$, that of
   `y` `y_step` elements. A row has `length` adjacent elements, and so has `weight` ($\gamma$). `BLOCK` is a
@@ -1306,17 +1318,7 @@ def rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK: tl.constexpr
             "half_arithmetic",
             "You compute in the dtype of `x`. In float16 the square of 300 is infinite; in bfloat16 a sum "
             "keeps three digits. Turn what you load into float32.",
-            {
-                "x_step + col, mask=inside, other=0.0).to(tl.float32)": "x_step + col, mask=inside, other=0.0)"
-            },
-        ),
-        Mistake(
-            "weight_in_half",
-            "You multiply by `weight` as it was loaded. A bfloat16 has to become a float32 first, and the "
-            "interpreter takes its bits for a number.",
-            {"tl.load(weight + col, mask=inside, other=0.0).to(tl.float32)": (
-                "tl.load(weight + col, mask=inside, other=0.0).to(y.dtype.element_ty)"
-            )},
+            {"x_step + col, mask=inside, other=0.0).to(tl.float32)": "x_step + col, mask=inside, other=0.0)"},
         ),
         Mistake(
             "int32_offset",
@@ -1447,31 +1449,27 @@ def rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK: tl.constexpr
 
 _ROWS, _LENGTH, _PROGRAMS = 9, 24, 2
 _LEAST = 4 * _ROWS * _LENGTH * 2 + _PROGRAMS * _LENGTH * 4 + _ROWS * 4  # bfloat16, γ and rstd float32
+_FOR_EVERY_ROW = _LEAST + (_ROWS - _PROGRAMS) * _LENGTH * 4
+_READ_BACK = _LEAST + _ROWS * _LENGTH * 2
 
 
 def _probe_add_rms(kernel: Any, draw: Draw) -> Observations:
     from normtutor.exercises.interpreter import Buffer
 
-    def trial(rows: int, length: int, programs: int, dtype: torch.dtype, eps: float) -> tuple[Holds, dict[str, Any]]:
-        sizes = {"x": dtype, "residual": dtype, "weight": torch.float32, "y": dtype, "total": dtype}
+    eps = draw.uniform(0.05, 0.5)
+    for rows, length, programs, dtype in (
+        (_ROWS, _LENGTH, _PROGRAMS, torch.bfloat16),
+        (2, 5, 2, torch.float32),
+        (1, 5, 3, torch.float16),
+    ):
+        kinds = {"x": dtype, "residual": dtype, "weight": torch.float32, "y": dtype, "total": dtype}
         held = {
             name: Buffer(name, draw.values(1 if name == "weight" else rows, length, low=0.2).to(kept))
-            for name, kept in sizes.items()
+            for name, kept in kinds.items()
         }
         held["rstd"] = Buffer("rstd", draw.values(rows, 1).float())
-        block = 1 << (length - 1).bit_length()
-        return _run(kernel, programs, *held.values(), rows, length, eps, BLOCK=block), held
-
-    eps = draw.uniform(0.05, 0.5)
-    for rows, programs, dtype in (
-        (_ROWS, _PROGRAMS, torch.bfloat16),
-        (2, 2, torch.float32),
-        (1, 3, torch.float16),
-    ):
-        length = _LENGTH if rows == _ROWS else 5
-        stayed, held = trial(rows, length, programs, dtype, eps)
-        name = f"{rows} row{'s' * (rows > 1)} by {programs} programs"
-        yield f"no access outside, {name}", stayed
+        name, block = f"{rows} row{'s' * (rows > 1)} by {programs} programs", 1 << (length - 1).bit_length()
+        yield from _run(name, kernel, programs, *held.values(), rows, length, eps, BLOCK=block)
         kept = not any(held[given].writes.any() for given in ("x", "residual", "weight"))
         yield f"what is given is only read, {name}", Holds(kept, "the kernel stores into what it was given")
         yield f"total, {name}", held["total"].values
@@ -1489,7 +1487,11 @@ def _traffic(held: dict[str, Any]) -> Observations:
     gamma, back = int(held["weight"].reads.max()), int(held["total"].reads.max())
     yield (
         "the sum is not read back, or few bytes move all the same",
-        Holds(not back or moved <= _LEAST, f"{asked}: it loads `total`, which it has just stored", "total_read_back"),
+        Holds(
+            not back or moved <= _LEAST,
+            f"{asked}: it loads `total`, which it has just stored",
+            "total_read_back",
+        ),
     )
     yield (
         "weight is loaded once by a program, or few bytes move all the same",
@@ -1514,16 +1516,17 @@ and normalized: five passes. Write the kernel that does both,
 - `total` is `x + residual`, computed in float32 and rounded to the dtype of `total` when it is stored;
 - `y` is RMSNorm of `total` *as it is stored*, rounded: so the backward pass, which finds `total` in memory,
   sees the same numbers. `weight` is its $\\gamma$;
-- `rstd[i]` is $1/\\sqrt{{\\mathrm{{mean}}(\\mathrm{{total}}_i^2) + \\varepsilon}}$, float32, for row $i$.
+- `rstd[i]` is $1/\\sqrt{{m + \\varepsilon}}$, float32, where $m$ is the mean of the squares of row $i$
+  of `total`.
 
-All matrices have `rows` rows of `length` elements, without gaps. There may be **fewer programs than rows**, or
-more: `tl.num_programs(0)` says how many. On a GPU one would launch as many as run at once.
+All matrices have `rows` rows of `length` elements, without gaps. There may be **fewer programs than rows**,
+or more: `tl.num_programs(0)` says how many. On a GPU one would launch as many as run at once.
 
 The checker counts every byte that your kernel loads and stores in Triton's interpreter. For {_ROWS} rows of
 {_LENGTH} bfloat16 values, with {_PROGRAMS} programs and `weight` in float32, it asks for **at most {_LEAST}
 bytes**: `x` and `residual` in, `total` and `y` out, `weight` once for each program, and `rstd`. The reference
-moves just these; a kernel that loads `weight` for every row moves {_LEAST + (_ROWS - _PROGRAMS) * _LENGTH * 4},
-and one that reads the sum back {_LEAST + _ROWS * _LENGTH * 2}. Other shapes and dtypes must come out right.
+moves just these. A kernel that loads `weight` for every row moves {_FOR_EVERY_ROW} bytes, one that reads
+the sum back {_READ_BACK}. Other shapes and dtypes must come out right.
 """,
     starter="""
 @triton.jit
@@ -1613,7 +1616,8 @@ def add_rms(x, residual, weight, y, total, rstd, rows, length, eps, BLOCK: tl.co
             "rounding it there gives the same numbers.",
             {
                 "        scale = ": (
-                    "        value = tl.load(total + at, mask=inside, other=0.0).to(tl.float32)\n        scale = "
+                    "        value = tl.load(total + at, mask=inside, other=0.0).to(tl.float32)\n"
+                    "        scale = "
                 )
             },
         ),

@@ -9,6 +9,7 @@ import inspect
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -28,6 +29,8 @@ except ImportError as error:
     triton = types.SimpleNamespace(jit=lambda kernel: kernel)
     tl = types.SimpleNamespace(constexpr=None)
     _MISSING = f"Triton cannot be imported ({error}). On Linux, `pip install 'normtutor[fused]'` brings it"
+
+__all__ = ["Buffer", "Fault", "launch", "missing", "python_of", "tl", "triton"]
 
 _SPAN = 44  # each buffer has 2^44 addresses for itself, and begins in their middle
 
@@ -74,25 +77,29 @@ class Buffer:
         return rows, columns, inside
 
 
-class _Memory:
-    """The buffers of one launch, behind the interpreter's loads and stores.
+@dataclass(frozen=True)
+class Fault:
+    """An access outside of the buffers: whether it is a store, and what happened, in words."""
 
-    Attributes:
-        faults: what went outside, in words, in the order in which it happened.
-    """
+    store: bool
+    text: str
+
+
+class _Memory:
+    """The buffers of one launch, behind the interpreter's loads and stores; ``faults`` in their order."""
 
     def __init__(self, buffers: list[Buffer]) -> None:
-        self.buffers = {place: buffer for place, buffer in enumerate(buffers, start=1)}
+        self.buffers = dict(enumerate(buffers, start=1))
         for place, buffer in self.buffers.items():
             buffer.place = place
-        self.faults: list[str] = []
+        self.faults: list[Fault] = []
         self.program = 0
 
     def load(self, pointers: Any, mask: Any, other: Any, *_: object) -> Any:
         # Lanes that are masked, without `other`, hold whatever they like; and so does what lies outside.
         unset = np.array(_nan_of(pointers), dtype=_np_dtype(pointers))
         values = np.broadcast_to(unset if other is None else other.data, pointers.data.shape).copy()
-        for buffer, rows, columns, lanes in self._reached(pointers.data, mask.data, "loads"):
+        for buffer, rows, columns, lanes in self._reached(pointers.data, mask.data, False):
             np.add.at(buffer.reads, (rows, columns), 1)
             values[lanes] = buffer.bits[rows, columns]
         values[self._lost] = unset
@@ -100,14 +107,14 @@ class _Memory:
 
     def store(self, pointers: Any, value: Any, mask: Any, *_: object) -> None:
         values = np.broadcast_to(value.data, pointers.data.shape)
-        for buffer, rows, columns, lanes in self._reached(pointers.data, mask.data, "stores"):
+        for buffer, rows, columns, lanes in self._reached(pointers.data, mask.data, True):
             np.add.at(buffer.writes, (rows, columns), 1)
             buffer.bits[rows, columns] = values[lanes]
 
     def atomic(self, *_: object) -> None:
         raise Broken("Your kernel uses an atomic operation. No two programs need to meet here.")
 
-    def _reached(self, addresses: Any, mask: Any, verb: str) -> Iterator[tuple[Buffer, Any, Any, Any]]:
+    def _reached(self, addresses: Any, mask: Any, store: bool) -> Iterator[tuple[Buffer, Any, Any, Any]]:
         """Buffer by buffer: rows, columns and lanes of an access; notes the lanes that reach none."""
         active = np.broadcast_to(mask, addresses.shape).astype(bool)
         places = (addresses >> np.uint64(_SPAN)).astype(np.int64)
@@ -118,21 +125,25 @@ class _Memory:
             rows, columns, inside = buffer.find(addresses[lanes])
             if not inside.all():
                 out = int(np.argmin(inside))
-                self._note(verb, buffer, int(rows[out]), int(columns[out]))
+                self._note(store, buffer, int(rows[out]), int(columns[out]))
                 self._lost[tuple(axis[~inside] for axis in lanes)] = True
             yield buffer, rows[inside], columns[inside], tuple(axis[inside] for axis in lanes)
-        if self._lost.any() and not self.faults:
-            self.faults.append(f"program {self.program} {verb} at an address that belongs to nothing")
+        if (self._lost & ~np.isin(places, list(self.buffers))).any():
+            self._say(store, "an address that belongs to no tensor")
 
-    def _note(self, verb: str, buffer: Buffer, row: int, column: int) -> None:
+    def _note(self, store: bool, buffer: Buffer, row: int, column: int) -> None:
         rows, length = buffer.values.shape
         where = f"{buffer.name} has {rows} row{'s' * (rows > 1)} of {length}"
         what = "in front of the first row" if row < 0 else f"row {row}, element {column}"
-        self.faults.append(f"program {self.program} {verb} {buffer.name} outside: {what}, where {where}")
+        self._say(store, f"{buffer.name} outside: {what}, where {where}")
+
+    def _say(self, store: bool, what: str) -> None:
+        verb = "stores" if store else "loads"
+        self.faults.append(Fault(store, f"program {self.program} {verb} {what}"))
 
 
-def launch(kernel: Any, programs: int, *arguments: object, **constants: object) -> list[str]:
-    """Run ``programs`` programs of a kernel, one after the other, and say what left its buffers.
+def launch(kernel: Any, programs: int, *arguments: object, **constants: object) -> list[Fault]:
+    """Run ``programs`` programs of a kernel, one after the other, and return what left its buffers.
 
     Args:
         kernel: a function under ``@triton.jit``.
@@ -141,8 +152,7 @@ def launch(kernel: Any, programs: int, *arguments: object, **constants: object) 
         constants: the kernel's ``tl.constexpr`` parameters.
 
     Returns:
-        The accesses outside of the buffers, in words; the first is the one to repair. A load gets NaN there,
-        a store is dropped.
+        The accesses outside of the buffers, in their order. A load gets NaN there, a store is dropped.
 
     Raises:
         Broken: the kernel is no function, or uses atomic operations.
@@ -183,7 +193,7 @@ def missing() -> str:
         x, y = Buffer("x", torch.arange(6.0).view(2, 3)), Buffer("y", torch.zeros(2, 3))
         faults = launch(_trial, 2, x, y, 3, BLOCK=4)
         if faults or not torch.equal(y.values, torch.tensor([[9.0] * 3, [36.0] * 3])):
-            raise RuntimeError(f"a kernel whose result is known gave {y.values.tolist()} {' '.join(faults)}")
+            raise RuntimeError(f"a kernel whose result is known gave {y.values.tolist()} {faults}")
     except Exception as error:
         why = f"the interpreter of Triton {triton.__version__} does not run with NumPy {np.__version__} here"
         return f"Kernels cannot be run: {why} ({type(error).__name__}: {error})."
@@ -230,6 +240,7 @@ def _interpreting(memory: _Memory) -> Iterator[Any]:
         if knobs is not None:
             knobs.interpret = True
         interpreter._patch_lang(types.SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
+        tl.range = _range
         # Triton below 3.7 asks NumPy for a conversion that NumPy 2.4 has no more.
         tl.core.tensor.__index__ = lambda number: int(number.handle.data.item())
         with np.errstate(all="ignore"):
@@ -256,6 +267,8 @@ def _call(function: Any, *arguments: object, **named: object) -> Any:
 def _rewritten(function: Any) -> Any:
     """``function`` in the interpreter's form; it adds names to its globals, so to a copy of them."""
     names = dict(function.__globals__)
+    if not function.__module__.startswith("triton."):
+        names["range"] = _range
     copy = types.FunctionType(
         function.__code__, names, function.__name__, function.__defaults__, function.__closure__
     )
@@ -268,6 +281,11 @@ def _rewritten(function: Any) -> Any:
 
 
 _language = cache(_rewritten)
+
+
+def _range(*bounds: Any, **_: object) -> Iterator[Any]:
+    """A loop's variable is a number of the kernel's, as in a compiled kernel; Python's would lack ``.to``."""
+    yield from map(_converted, range(*bounds))
 
 
 def _converted(value: Any) -> Any:
