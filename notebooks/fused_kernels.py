@@ -83,7 +83,7 @@ if importlib.util.find_spec("triton"):
 else:  # stand-ins, so that the kernels below can be read here
 
     class triton:
-        jit = staticmethod(lambda function: None)
+        jit = staticmethod(lambda function: function)
 
     class tl:
         constexpr = int
@@ -818,7 +818,8 @@ def spilled(case, kernel):
 
 
 def error(name):
-    return f"error {errors[name][3]:.0e}" if name in errors else "did not run here"
+    ran = RUNS and name in errors
+    return f"error {errors[name][3]:.0e}" if ran else "did not run here"
 
 
 passes = traffic(lambda: small(x, gamma, beta)).passes(x)
@@ -1053,13 +1054,156 @@ print("64 bits:", (row.astype(np.int64) * n).item())
 # %% [markdown]
 # ## Exercises
 #
-# @@COUNT@@ tasks, the last one open. Write your answer in the cell under each statement and run it.
+# Eight tasks, the last one open. Write your answer in the cell under each statement and run it.
 # `hint("…")` gives the next hint, `solution("…")` the reference.
 
 # %%
 from normtutor.exercises import check, progress, statement
 
-# @@EXERCISES@@
+# %% [markdown]
+# ### 1. Count the bytes
+
+# %% tags=["nbval-check-output"]
+statement("fused_kernels.bytes")
+
+# %%
+moved = {
+    "tensor": ...,
+    "eager": ...,
+    "fused_forward": ...,
+    "fused_backward": ...,
+    "batch_forward": ...,
+    "batch_backward": ...,
+    "bfloat16": ...,
+    "microseconds": ...,
+    "fraction": ...,
+}
+
+# %% tags=["nbval-check-output"]
+check("fused_kernels.bytes", moved)
+
+# %% [markdown]
+# ### 2. Under the roof
+
+# %% tags=["nbval-check-output"]
+statement("fused_kernels.roofline")
+
+
+# %%
+def roofline(flops, bytes_moved, peak, bandwidth):
+    raise NotImplementedError  # your code here
+
+
+# %% tags=["nbval-check-output"]
+check("fused_kernels.roofline", roofline)
+
+# %% [markdown]
+# ### 3. Statistics of statistics
+
+# %% tags=["nbval-check-output"]
+statement("fused_kernels.merge")
+
+
+# %%
+def merge(counts, means, m2s):
+    raise NotImplementedError  # your code here
+
+
+# %% tags=["nbval-check-output"]
+check("fused_kernels.merge", merge)
+
+# %% [markdown]
+# ### 4. Spot the bug: lanes that are not there
+
+# %% tags=["nbval-check-output"]
+statement("fused_kernels.masked_lanes")
+
+
+# %%
+def row_block(x, block, eps):
+    length = x.shape[1]
+    inside = torch.arange(block, device=x.device) < length
+    lanes = x.new_zeros(len(x), block)  # as tl.load(..., mask=inside, other=0.0)
+    lanes[:, :length] = x
+    mean = lanes.sum(1, keepdim=True) / length
+    centred = lanes - mean
+    rstd = torch.rsqrt((centred * centred).sum(1, keepdim=True) / length + eps)
+    return (centred * rstd)[:, :length], mean[:, 0], rstd[:, 0]
+
+
+# %% tags=["nbval-check-output"]
+check("fused_kernels.masked_lanes", row_block)
+
+# %% [markdown]
+# ### 5. Two stages instead of a quarrel
+
+# %% tags=["nbval-check-output"]
+statement("fused_kernels.two_stage")
+
+
+# %%
+def two_stage(dy, x_hat, programs):
+    raise NotImplementedError  # your code here
+
+
+# %% tags=["nbval-check-output"]
+check("fused_kernels.two_stage", two_stage)
+
+# %% [markdown]
+# ### 6. Read what the compiler says
+
+# %% tags=["nbval-check-output"]
+statement("fused_kernels.registers")
+
+# %%
+fits = {
+    "threads": ...,
+    "programs": ...,
+    "occupancy": ...,
+    "small": ...,
+    "most": ...,
+    "elements": ...,
+    "idle": ...,
+    "spilled": ...,
+    "share": ...,
+}
+
+# %% tags=["nbval-check-output"]
+check("fused_kernels.registers", fits)
+
+# %% [markdown]
+# ### 7. The row kernel of RMSNorm
+
+# %% tags=["nbval-check-output"]
+statement("fused_kernels.rms_row")
+
+
+# %%
+@triton.jit
+def rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK: tl.constexpr):
+    raise NotImplementedError  # your code here
+
+
+# %% tags=["nbval-check-output"]
+check("fused_kernels.rms_row", rms_row)
+
+# %% [markdown]
+# ### 8. Challenge: not a byte too many
+
+# %% tags=["nbval-check-output"]
+statement("fused_kernels.add_rms")
+
+
+# %%
+@triton.jit
+def add_rms(
+    x, residual, weight, y, total, rstd, rows, length, eps, BLOCK: tl.constexpr
+):
+    raise NotImplementedError  # your code here
+
+
+# %% tags=["nbval-check-output"]
+check("fused_kernels.add_rms", add_rms)
 
 # %%
 progress("fused_kernels")

@@ -2,8 +2,8 @@
 
 The compiler and the assembler ``ptxas`` come inside Triton's wheel, so no device is needed. A process of its
 own compiles (``python -m normtutor.lab.compiled``, JSON in and out), since TRITON_INTERPRET, which runs
-kernels without a GPU, turns the compiler off. What is compiled is what would be launched: the operators run on meta
-tensors, and every launch is taken with its arguments' types and divisibility.
+kernels without a GPU, turns the compiler off. What is compiled is what would be launched: the operators run
+on meta tensors, and every launch is taken with its arguments' types and divisibility.
 """
 
 import importlib.metadata
