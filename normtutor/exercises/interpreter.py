@@ -178,7 +178,13 @@ def python_of(kernel: Any) -> Any:
     Raises:
         Broken: there is none.
     """
-    function = getattr(kernel, "fn", kernel)
+    if isinstance(kernel, types.FunctionType):
+        raise Broken(
+            f"`{kernel.__name__}` is Python's. Put `@triton.jit` above its `def`: that makes it a kernel."
+        )
+    function = kernel
+    while hasattr(function, "fn"):
+        function = function.fn
     if not isinstance(function, types.FunctionType):
         raise Broken(f"Expected a kernel, a function under `@triton.jit`; got {kind(kernel)}.")
     return function
