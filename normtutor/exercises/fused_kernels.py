@@ -1139,7 +1139,7 @@ def _run(name: str, kernel: Any, programs: int, *arguments: object, **constants:
     faults = interpreter.launch(kernel, programs, *arguments, **constants)
     for what, store in (("load", False), ("store", True)):
         texts = [fault.text for fault in faults if fault.store is store]
-        yield f"no {what} outside, {name}", Holds(not texts, texts[0] if texts else "")
+        yield f"the {what}s for {name}", Holds(not texts, texts[0] if texts else "")
 
 
 def _probe_rms_row(kernel: Any, draw: Draw) -> Observations:
@@ -1164,21 +1164,21 @@ def _probe_rms_row(kernel: Any, draw: Draw) -> Observations:
         gamma, rstd = Buffer("weight", weight[None]), Buffer("rstd", draw.values(rows, 1).float())
         pointers = x, gamma, y, rstd
         yield from _run(name, kernel, rows, *pointers, x.step, y.step, length, eps, BLOCK=block)
-        yield f"y, {name}", y.values
-        yield f"rstd, {name}", rstd.values[:, 0]
+        yield f"y for {name}", y.values
+        yield f"rstd for {name}", rstd.values[:, 0]
         kept = not (x.writes.any() or gamma.writes.any())
         yield (
-            f"x and weight are only read, {name}",
+            f"x and weight are only read for {name}",
             Holds(kept, "the kernel stores into x or weight", "in_place"),
         )
         once = int(x.reads.max()) <= 1
-        yield f"x is read once, {name}", Holds(once, f"it loads an element of x {x.reads.max()} times")
+        yield f"x is read once for {name}", Holds(once, f"it loads an element of x {x.reads.max()} times")
 
-    gamma = draw.values(8, low=0.5).float()
+    gamma = draw.values(16, low=0.5).float()
     narrow = draw.batch(3, 5).float()
     yield from trial("rows of 5 in a block of 8", narrow, gamma[:5], eps, 8)
     yield from trial("rows 9 apart, to rows 7 apart", draw.batch(2, 5).float(), gamma[:5], eps, 8, 9, 7)
-    yield from trial("rows of 8 in a block of 8", draw.batch(2, 8).float(), gamma, 1e-12, 8)
+    yield from trial("rows of 16 in a block of 16", draw.batch(2, 16).float(), gamma, 1e-12, 16)
     yield from trial("a tiny eps, and small values", 1e-4 * narrow[:1], gamma[:5], 1e-12, 16)
     # Squares of 300 exceed what float16 can hold; a bfloat16 has three digits.
     yield from trial("float16", 300 * draw.values(1, 5, low=0.5).half(), gamma[:5], eps, 8)
@@ -1358,6 +1358,11 @@ def rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK: tl.constexpr
             {"tl.program_id(0)": "tl.program_id(1)"},
         ),
         Mistake(
+            "output_not_stored",
+            "You never store `y`. A kernel returns nothing: what it does not store is lost.",
+            {"    tl.store(y + row * y_step + col, value * scale * gamma, mask=inside)\n": ""},
+        ),
+        Mistake(
             "rstd_not_stored",
             "You do not store `rstd`. The backward pass would have to compute it again.",
             {"    tl.store(rstd + row, scale)\n": ""},
@@ -1471,10 +1476,13 @@ def _probe_add_rms(kernel: Any, draw: Draw) -> Observations:
         name, block = f"{rows} row{'s' * (rows > 1)} by {programs} programs", 1 << (length - 1).bit_length()
         yield from _run(name, kernel, programs, *held.values(), rows, length, eps, BLOCK=block)
         kept = not any(held[given].writes.any() for given in ("x", "residual", "weight"))
-        yield f"what is given is only read, {name}", Holds(kept, "the kernel stores into what it was given")
-        yield f"total, {name}", held["total"].values
-        yield f"rstd, {name}", Approx(held["rstd"].values[:, 0], 1e-5)
-        yield f"y, {name}", held["y"].values
+        yield (
+            f"what is given is only read for {name}",
+            Holds(kept, "the kernel stores into what it was given"),
+        )
+        yield f"total for {name}", held["total"].values
+        yield f"rstd for {name}", Approx(held["rstd"].values[:, 0], 1e-5)
+        yield f"y for {name}", held["y"].values
         if rows == _ROWS:
             yield from _traffic(held)
 

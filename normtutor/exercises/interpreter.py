@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -178,7 +178,13 @@ def python_of(kernel: Any) -> Any:
     Raises:
         Broken: there is none.
     """
-    function = getattr(kernel, "fn", kernel)
+    if isinstance(kernel, types.FunctionType):
+        raise Broken(
+            f"`{kernel.__name__}` is Python's. Put `@triton.jit` above its `def`: that makes it a kernel."
+        )
+    function = kernel
+    while hasattr(function, "fn"):
+        function = function.fn
     if not isinstance(function, types.FunctionType):
         raise Broken(f"Expected a kernel, a function under `@triton.jit`; got {kind(kernel)}.")
     return function
@@ -265,17 +271,28 @@ def _call(function: Any, *arguments: object, **named: object) -> Any:
 
 
 def _rewritten(function: Any) -> Any:
-    """``function`` in the interpreter's form; it adds names to its globals, so to a copy of them."""
-    names = dict(function.__globals__)
+    """``function`` in the interpreter's form, with what its names mean now."""
+    names = vars(_interpreter()) | function.__globals__ | inspect.getclosurevars(function).nonlocals
     if not function.__module__.startswith("triton."):
         names["range"] = _range
+    return types.FunctionType(_code(function), names, function.__name__, function.__defaults__)
+
+
+@lru_cache(maxsize=64)
+def _code(function: Any) -> types.CodeType:
+    """The rewritten code. Triton would add names to the function's globals: it gets others."""
     copy = types.FunctionType(
-        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
+        function.__code__,
+        dict(function.__globals__),
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
     )
     copy.__annotations__, copy.__module__ = function.__annotations__, function.__module__
     interpreted = _interpreter().InterpretedFunction(copy)
     try:
-        return interpreted.rewrite()
+        code: types.CodeType = interpreted.rewrite().__code__
+        return code
     finally:
         interpreted.rewritten_fn.pop(copy, None)
 

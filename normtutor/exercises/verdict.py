@@ -30,6 +30,7 @@ from normtutor.exercises.registry import find
 SEED = 0
 Status = Literal["passed", "wrong", "error", "unattempted"]
 NOT_IN_FILE = "The file has no answer to this exercise."
+NOT_HERE = "cannot be graded here"
 Observation = tuple[str, object]
 SIGNS: dict[Status, str] = {"passed": "✓", "wrong": "✗", "error": "!", "unattempted": "○"}
 WORDS: dict[Status, str] = {
@@ -383,7 +384,7 @@ def _unattempted(exercise: Exercise, progress: list[str], why: str | None = None
 
 def _not_gradable(exercise: Exercise) -> Verdict:
     why = f"{exercise.unavailable()} That says nothing about your answer."
-    return _verdict(exercise, "unattempted", None, why, words="cannot be graded here")
+    return _verdict(exercise, "unattempted", None, why, words=NOT_HERE)
 
 
 def _verdict(
