@@ -494,7 +494,7 @@ for name, row in errors.items():
     print(f"{name:12}" + "".join(f"{error:10.0e}" for error in row))
 assert errors["fused"][4] < 1e-5
 if RUNS:
-    assert errors["one pass"][3] > 1e-2 > 10 * errors["two passes"][3]
+    assert errors["one pass"][4] > 0.1 > 10 * errors["two passes"][4]
 
 # %% [markdown]
 # **Wrong numbers at the same traffic.** One pass over *registers* saves nothing that matters: the row is
@@ -554,9 +554,12 @@ else:
     jobs.append(Case("kept whole, 65536", (1024, 65536), settings=whole[0]))
     jobs.append(Case("package, 16384", (4096, 16384)))
     jobs.append(Case("kept whole, 16384", (4096, 16384), settings=whole[1]))
-    found = compiled.resources(jobs, arch=90)
-    register_use = {(row.case, row.kernel): row for row in found}
-    print(compiled.resource_table(found[:7]))
+    try:
+        found = compiled.resources(jobs, arch=90)
+        register_use = {(row.case, row.kernel): row for row in found}
+        print(compiled.resource_table(found[:7]))
+    except RuntimeError as failure:  # another release of Triton may not offer this
+        print("not compiled:", failure)
 
 # %% [markdown]
 # Read it like this.
@@ -657,9 +660,7 @@ if INTERPRETED:
     with mock.patch.multiple(plan, **limits, multiprocessors=lambda device: 1):
         counted = traffic(lambda: fused.layer_norm(longer, (4096,)))
     print(counted)
-    print(
-        f"{counted.passes(longer):.1f} passes asked for"
-    )
+    print(f"{counted.passes(longer):.1f} passes asked for")
 
 # %% [markdown]
 # (To keep the interpreter short the limits are lowered here, so that a row of 4096 counts as long.)

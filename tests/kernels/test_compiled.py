@@ -92,6 +92,12 @@ def test_a_kernel_given_as_text() -> None:
     assert 0 < row.registers < 64
 
 
+def test_a_size_that_is_a_multiple_of_16_allows_wide_loads() -> None:
+    pointers = {"x": "*fp32", "y": "*fp32"}
+    sizes = [Source(n, COPY, "copy", {**pointers, "n": n}, {"BLOCK": 1024}) for n in ("i32", "i32:16")]
+    assert [row.ld for row in compiled.resources(sizes)] == [4, 16]
+
+
 def test_a_kernel_that_does_not_compile_is_an_error() -> None:
     source = Source("bad", COPY.replace("at < n", "at < m"), "copy", {"x": "*fp32"}, {"BLOCK": 1024})
     with pytest.raises(RuntimeError, match="sm_90 failed"):
