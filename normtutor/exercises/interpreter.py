@@ -234,8 +234,9 @@ def _interpreting(memory: _Memory) -> Iterator[Any]:
     parts = [part for part in vars(tl.core).values() if isinstance(part, type)]
     touched = [tl, tl.core, tl.math, *(part for part in parts if part.__module__ == tl.core.__name__)]
     touched += [JITFunction, interpreter.InterpretedFunction, builder]
-    knobs = getattr(getattr(triton, "knobs", None), "runtime", None)
-    touched += [knobs] * (knobs is not None)
+    # Set as an attribute it would set the environment's TRITON_INTERPRET too, for good.
+    knobs = vars(triton.knobs.runtime) if hasattr(triton, "knobs") else {}
+    knobs_before = dict(knobs)
     before = [dict(vars(part)) for part in touched]
     try:
         # What a kernel calls, the language's own functions included, whoever imported Triton how.
@@ -243,8 +244,7 @@ def _interpreting(memory: _Memory) -> Iterator[Any]:
             function.__call__ = _call
         builder.create_masked_load, builder.create_masked_store = memory.load, memory.store
         builder.create_atomic_cas = builder.create_atomic_rmw = memory.atomic
-        if knobs is not None:
-            knobs.interpret = True
+        knobs["interpret"] = True
         interpreter._patch_lang(types.SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
         tl.range = _range
         # Triton below 3.7 asks NumPy for a conversion that NumPy 2.4 has no more.
@@ -254,6 +254,8 @@ def _interpreting(memory: _Memory) -> Iterator[Any]:
     finally:
         for part, kept in zip(touched, before, strict=True):
             _restore(part, kept)
+        knobs.clear()
+        knobs.update(knobs_before)
 
 
 def _restore(part: Any, kept: dict[str, Any]) -> None:
