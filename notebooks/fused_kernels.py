@@ -629,9 +629,10 @@ else:
 # \end{aligned}
 # $$
 #
-# and the package takes the mean of the row's first block. That lies within $\sigma \sqrt{n/\text{block}}$
-# of the row's mean, or thereabouts, if the numbers come in no particular order. So what cancels in
-# $\delta^2$ is bounded, whatever the mean.
+# and the package takes the mean of the row's first block of $b$ numbers. How far off can that be? The
+# block's share of the row's squared deviations is at least $b\,(p-\mu)^2$, and all of them together are
+# $n\sigma^2$. So $\delta^2 = (p-\mu)^2 \le \sigma^2\, n/b$: what cancels is bounded, whatever the mean and
+# whatever the order of the numbers.
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
