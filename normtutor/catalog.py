@@ -21,6 +21,7 @@ CHAPTERS = {
     "group_norm": "Group Normalization",
     "weight_norm": "Weight Normalization",
     "choosing": "Choosing a Normalization",
+    "fused_kernels": "Fused Kernels",
 }
 
 

@@ -227,7 +227,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _print_as_they_come(ids: Sequence[str], graded: Iterator[Any]) -> list[Any]:
     """Print the table row by row, then what is wrong."""
     from normtutor.exercises.registry import exercises
-    from normtutor.exercises.verdict import NOT_IN_FILE
+    from normtutor.exercises.verdict import NOT_HERE, NOT_IN_FILE
 
     width = max(map(len, ids))
     print(f"{'exercise':{width}}  status")
@@ -236,7 +236,7 @@ def _print_as_they_come(ids: Sequence[str], graded: Iterator[Any]) -> list[Any]:
         verdicts.append(verdict)
         print(f"{verdict.id:{width}}  {verdict.status}", flush=True)
     for verdict in verdicts:
-        if verdict.status in ("wrong", "error"):
+        if verdict.status in ("wrong", "error") or NOT_HERE in verdict.text:
             print(f"\n{verdict.text}")
     known = [verdict for verdict in verdicts if verdict.id in exercises()]
     print(f"\n{sum(map(bool, known))} of {len(known)} exercises passed.")

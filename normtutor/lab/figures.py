@@ -17,6 +17,8 @@ from normtutor.lab.machine import in_notebook
 from normtutor.lab.text import number
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -292,6 +294,45 @@ def roofline(
     )
     _name_points(axes, {*map(_tensor_megabytes, timed)})
     label_lines(axes)
+    return _closed(figure)
+
+
+def recorded_roofline(
+    technique: str,
+    direction: str = "forward+backward",
+    dtype: str | None = None,
+    folder: "Path | None" = None,
+) -> "Figure":
+    """:func:`roofline` of a technique's newest recorded GPU run; empty axes that say so if there is none.
+
+    Args:
+        technique: a catalog row's name.
+        direction: "forward" or "forward+backward".
+        dtype: default: the first that was timed.
+        folder: of the records; default: the package's.
+    """
+    from normtutor.lab.evidence import NOT_MEASURED, recorded_timings
+
+    for timings in recorded_timings(technique, folder):
+        timed = [row for row in timings.select(direction=direction) if not row.reason]
+        if any(dtype in (None, row.dtype) for row in timed):
+            figure = roofline(timings, direction, dtype)
+            axes = figure.axes[0]
+            axes.set_title(f"{axes.get_title()}\n{timings.provenance['device']}")
+            return figure
+    figure, axes = _subplots()
+    axes.axhline(1, color=GREY, linewidth=1.2, linestyle="--")
+    axes.annotate("copy", (0.01, 1), xycoords=("axes fraction", "data"), xytext=(0, 3),
+                  textcoords="offset points", color=GREY)  # fmt: skip
+    axes.text(0.5, 0.45, NOT_MEASURED, transform=axes.transAxes, ha="center", va="center", color=INK)
+    axes.set(
+        xscale="log",
+        xlim=(1, 1000),
+        ylim=(0, 1.15),
+        xlabel="tensor size (MiB)",
+        ylabel="fraction of copy bandwidth",
+        title=f"{technique}, {direction}",
+    )
     return _closed(figure)
 
 
