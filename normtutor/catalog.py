@@ -21,6 +21,7 @@ CHAPTERS = {
     "group_norm": "Group Normalization",
     "weight_norm": "Weight Normalization",
     "choosing": "Choosing a Normalization",
+    "fused_kernels": "Fused Kernels",
 }
 
 
@@ -43,6 +44,9 @@ class Technique:
             elements that share statistics (it reads x once), more where none does.
         notebook: the chapter that teaches it, one of ``CHAPTERS``.
         parity_shapes, bench_shapes: inputs that the parity table and the benchmark use.
+        large_shapes: inputs that the benchmark adds on a GPU: 64 MiB and more in half precision, and small
+            batches.
+        sets: number of sets S_i, of elements that share statistics, in an input of a given shape.
         centred: the mean is subtracted; without it the mean of x² takes the variance's place.
     """
 
@@ -61,7 +65,21 @@ class Technique:
     notebook: str
     parity_shapes: tuple[Shape, ...]
     bench_shapes: tuple[Shape, ...]
+    large_shapes: tuple[Shape, ...]
+    sets: Callable[[Shape], int]
     centred: bool = True
+
+
+# Rows of a transformer, 256 to 65,536 wide, 64 MiB each in half precision; then few of them.
+ROWS: tuple[Shape, ...] = (
+    *((131072, 256), (32768, 1024), (8192, 4096), (4096, 8192), (2048, 16384), (1024, 32768), (512, 65536)),
+    *((32, 4096), (16, 65536)),
+)
+# Maps of a convolutional network, late to early, 64 MiB and more in half precision; then small batches.
+MAPS: tuple[Shape, ...] = (
+    *((336, 2048, 7, 7), (168, 1024, 14, 14), (84, 512, 28, 28), (42, 256, 56, 56), (42, 64, 112, 112)),
+    *((11, 64, 224, 224), (2, 2048, 7, 7), (1, 64, 224, 224)),
+)
 
 
 def groups(channels: int, most: int = 8) -> int:
@@ -92,6 +110,8 @@ BATCH = Technique(
     notebook="batch_norm",
     parity_shapes=((64, 8), (8, 6, 16), (4, 6, 8, 8), (2, 4, 4, 6, 6)),
     bench_shapes=((16, 64, 32, 32), (32, 128, 14, 14), (8, 64, 64, 64), (64, 64, 56, 56)),
+    large_shapes=MAPS,
+    sets=lambda shape: shape[1],
 )
 
 LAYER = Technique(
@@ -111,6 +131,8 @@ LAYER = Technique(
     parity_shapes=((24, 64), (6, 8, 16), (3, 6, 8, 8), (2, 4, 4, 6, 6)),
     # The seed's transformer (16·20 tokens of 512 features), larger ones, and the seed's comparison.
     bench_shapes=((320, 512), (16, 64, 32, 32), (2560, 512), (2048, 4096)),
+    large_shapes=ROWS,
+    sets=lambda shape: shape[0],
 )
 
 RMS = Technique(
@@ -129,6 +151,8 @@ RMS = Technique(
     notebook="layer_norm",
     parity_shapes=((24, 64), (6, 8, 16), (3, 6, 8, 8), (2, 4, 4, 6, 6)),
     bench_shapes=((320, 512), (2560, 512), (2048, 4096)),
+    large_shapes=ROWS,
+    sets=lambda shape: shape[0],
     centred=False,
 )
 
@@ -151,6 +175,8 @@ INSTANCE = Technique(
     notebook="instance_norm",
     parity_shapes=((8, 6, 16), (4, 6, 8, 8), (2, 4, 4, 6, 6)),
     bench_shapes=((16, 64, 32, 32), (4, 3, 64, 64), (1, 64, 256, 256), (32, 64, 56, 56)),
+    large_shapes=MAPS,
+    sets=lambda shape: shape[0] * shape[1],
 )
 
 GROUP = Technique(
@@ -169,6 +195,8 @@ GROUP = Technique(
     notebook="group_norm",
     parity_shapes=((8, 16, 16), (4, 12, 8, 8), (2, 16, 3, 6, 6)),
     bench_shapes=((16, 64, 32, 32), (32, 128, 14, 14), (8, 64, 64, 64), (32, 64, 56, 56)),
+    large_shapes=MAPS,
+    sets=lambda shape: shape[0] * groups(shape[1]),
 )
 
 # Weight Normalization has no row: it normalizes no activation, so it has no index set and no place in a

@@ -77,12 +77,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     guide.add_arguments(choose)
     parity = verb("parity", _parity, "compare our layers and torch's with a float64 computation")
-    bench = verb("bench", _bench, "time our layers and torch's")
+    bench = verb(
+        "bench",
+        _bench,
+        "time our layers and torch's",
+        "On a CUDA device the fused layers too, those of Liger-Kernel, quack and apex where they are "
+        "installed, large tensors and channels_last.",
+    )
     for command in (parity, bench):
         command.add_argument("technique", nargs="?", help="a name from `normtutor list`; default: all")
         command.add_argument("--device", help="for example cpu or cuda")
     bench.add_argument("--compiled", action="store_true", help="time torch.compile too (takes a minute)")
     bench.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
+    bench.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw them, one figure a technique: .svg or .png"
+    )
     check = verb(
         "check",
         _check,
@@ -153,20 +162,50 @@ def _parity(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from normtutor import lab
+    import torch
 
-    out: Path | None = arguments.out
-    if out and (out.is_dir() or not out.resolve().parent.is_dir()):  # said before the minutes of measuring
-        raise Bad(f"{out}: expected the name of a file in an existing folder")
+    from normtutor import lab
+    from normtutor.catalog import TECHNIQUES
+    from normtutor.lab.machine import default_device
+
     names, device = _techniques(arguments.technique), _device(arguments.device)
-    reports = [lab.bench(name, device=device, compiled=arguments.compiled) for name in names]
+    out: Path | None = arguments.out
+    figures = _figures(arguments.plot, names)
+    for path in filter(None, (out, *figures.values())):  # said before the minutes of measuring
+        if path.is_dir() or not path.resolve().parent.is_dir():
+            raise Bad(f"{path}: expected the name of a file in an existing folder")
+    more: dict[str, Any] = {"device": device, "compiled": arguments.compiled}
+    on_gpu = torch.device(device or default_device()).type == "cuda"
+    reports = []
+    for name in names:
+        row = TECHNIQUES[name]
+        if on_gpu:
+            more |= {
+                "shapes": row.bench_shapes + row.large_shapes,
+                "layouts": ("contiguous", "channels_last"),
+            }
+        reports.append(lab.bench(name, **more))
     _report(reports, arguments.json)
-    if out:
-        try:
+    try:
+        if out:
             out.write_text(_json([report.to_dict() for report in reports]) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise Bad(f"{out}: cannot be written: {error.strerror}") from None
+        for report in reports:
+            if report.technique in figures:
+                report.plot().savefig(figures[report.technique])
+    except OSError as error:
+        raise Bad(f"{error.filename}: cannot be written: {error.strerror}") from None
     return 0
+
+
+def _figures(path: Path | None, names: Sequence[str]) -> dict[str, Path]:
+    """Technique → file: the one that was named, or with several techniques one named after each."""
+    if path is None:
+        return {}
+    if path.suffix not in (".svg", ".png", ".pdf"):
+        raise Bad(f"{path}: expected a name that ends in .svg, .png or .pdf")
+    if len(names) == 1:
+        return {names[0]: path}
+    return {name: path.with_stem(f"{path.stem}_{name}") for name in names}
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -188,7 +227,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _print_as_they_come(ids: Sequence[str], graded: Iterator[Any]) -> list[Any]:
     """Print the table row by row, then what is wrong."""
     from normtutor.exercises.registry import exercises
-    from normtutor.exercises.verdict import NOT_IN_FILE
+    from normtutor.exercises.verdict import NOT_HERE, NOT_IN_FILE
 
     width = max(map(len, ids))
     print(f"{'exercise':{width}}  status")
@@ -197,7 +236,7 @@ def _print_as_they_come(ids: Sequence[str], graded: Iterator[Any]) -> list[Any]:
         verdicts.append(verdict)
         print(f"{verdict.id:{width}}  {verdict.status}", flush=True)
     for verdict in verdicts:
-        if verdict.status in ("wrong", "error"):
+        if verdict.status in ("wrong", "error") or NOT_HERE in verdict.text:
             print(f"\n{verdict.text}")
     known = [verdict for verdict in verdicts if verdict.id in exercises()]
     print(f"\n{sum(map(bool, known))} of {len(known)} exercises passed.")

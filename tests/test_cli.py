@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 import normtutor
 from normtutor import lab
@@ -15,8 +16,12 @@ from normtutor.catalog import CHAPTERS, TECHNIQUES
 from normtutor.cli import main
 from normtutor.exercises import answers, check
 from normtutor.exercises.registry import exercises
+from normtutor.lab import machine
 
-HEADER = "import torch\nfrom torch import nn\nfrom normtutor.exercises import check, use\n"
+HEADER = (
+    "import torch\nfrom torch import nn\nfrom normtutor.exercises import check, use\n"
+    "from normtutor.exercises.interpreter import tl, triton\n"
+)
 BY_CHAPTER = {name: [e for e in exercises().values() if e.id.startswith(f"{name}.")] for name in CHAPTERS}
 CHAPTER = BY_CHAPTER["batch_norm"]
 STARTERS = "\n".join(f'{e.starter}\ncheck("{e.id}", {e.answer})' for e in CHAPTER)
@@ -81,6 +86,11 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         return {"technique": self.technique}
 
+    def plot(self) -> Figure:
+        figure = Figure()
+        figure.suptitle(f"figure of {self.technique}")
+        return figure
+
 
 def test_parity_says_by_its_exit_code_whether_all_is_well(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -103,15 +113,43 @@ def test_bench_writes_what_it_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def bench(technique: str, *, device: str | None, compiled: bool) -> Report:
-        assert (device, compiled) == (None, True)
+        assert (device, compiled) == ("cpu", True)
         return Report(technique)
 
     monkeypatch.setattr(lab, "bench", bench, raising=False)
     out = tmp_path / "bench.json"
-    assert main(["bench", "batch", "--compiled", "--out", str(out)]) == 0
+    assert main(["bench", "batch", "--device", "cpu", "--compiled", "--out", str(out)]) == 0
     assert capsys.readouterr().out == "table of batch\n"
     assert json.loads(out.read_text()) == [{"technique": "batch"}]
     assert "expected the name of a file" in fails(capsys, "bench", "--out", str(tmp_path))
+
+
+def test_bench_draws_a_figure_for_each_technique(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(lab, "bench", lambda technique, **_: Report(technique), raising=False)
+    one, all_ = tmp_path / "one.svg", tmp_path / "all.png"
+    assert main(["bench", "rms", "--plot", str(one)]) == 0
+    assert one.read_text().startswith("<?xml")
+    assert main(["bench", "--plot", str(all_)]) == 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"all_{name}.png" for name in TECHNIQUES}
+    capsys.readouterr()
+    assert "ends in .svg, .png or .pdf" in fails(capsys, "bench", "--plot", str(tmp_path / "figure"))
+    assert "existing folder" in fails(capsys, "bench", "--plot", str(tmp_path / "no" / "where.svg"))
+
+
+def test_on_a_gpu_bench_adds_large_tensors_and_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, dict[str, Any]] = {}
+
+    def bench(technique: str, **more: Any) -> Report:
+        asked[technique] = more
+        return Report(technique)
+
+    monkeypatch.setattr(lab, "bench", bench, raising=False)
+    monkeypatch.setattr(machine, "default_device", lambda: "cuda")
+    assert main(["bench"]) == 0
+    assert asked["batch"]["shapes"] == TECHNIQUES["batch"].bench_shapes + TECHNIQUES["batch"].large_shapes
+    assert asked["batch"]["layouts"] == ("contiguous", "channels_last")
 
 
 def test_the_lab_has_what_the_command_line_calls() -> None:
@@ -243,6 +281,8 @@ def test_missing_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_all_solved_exits_0(tmp_path: Path, capsys: pytest.CaptureFixture[str], chapter: str) -> None:
+    if missing := [e.unavailable() for e in BY_CHAPTER[chapter] if e.unavailable()]:
+        pytest.skip(missing[0])
     for text, suffix in ((solved(chapter), ".py"), (notebook(solved(chapter)), ".ipynb")):
         rows = graded(tmp_path, capsys, text, suffix)
         assert rows.pop("exit") == 0

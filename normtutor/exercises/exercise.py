@@ -40,6 +40,7 @@ class Exercise:
         mistakes: the typical wrong answers.
         probe: a generator of (name, value) pairs that runs an answer on drawn inputs.
         spot_the_bug: the starter runs, wrongly; an answer that still behaves like it is "not attempted".
+        triton: the answer is a Triton kernel; its code sees ``triton`` and ``tl`` too.
         challenge: an open task with a measured target, the chapter's last; any way that reaches it is right.
         cancels: pairs of mistakes that undo each other, each with its proof.
     """
@@ -56,6 +57,7 @@ class Exercise:
     probe: Callable[[Any, Draw], Iterator[tuple[str, object]]]
     spot_the_bug: bool = False
     challenge: bool = False
+    triton: bool = False
     cancels: Mapping[frozenset[str], str] = field(default_factory=dict)
 
     def build(self, source: str) -> Any:
@@ -64,8 +66,20 @@ class Exercise:
         # So that tracebacks and inspect.getsource see the text.
         linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
         namespace: dict[str, Any] = {"__name__": self.id, "torch": torch, "nn": nn, "F": F}
+        if self.triton:
+            from normtutor.exercises import interpreter  # Triton is imported only when it is asked for
+
+            namespace |= {"triton": interpreter.triton, "tl": interpreter.tl}
         exec(compile(source, filename, "exec"), namespace)
         return namespace[self.answer]
+
+    def unavailable(self) -> str:
+        """Why no answer can be graded on this machine: "" if one can."""
+        if not self.triton:
+            return ""
+        from normtutor.exercises import interpreter
+
+        return interpreter.missing()
 
     def mistaken(self, *mistakes: Mistake) -> str:
         """Source of the reference with the patches of ``mistakes`` applied in turn.

@@ -140,7 +140,7 @@ def returned(value: object, call: object, *wanted: str) -> Any:
     """
     where = f"`{call.__name__}.forward`" if isinstance(call, type) else f"`{getattr(call, '__name__', 'it')}`"
     if value is None:
-        if _does_nothing(call):
+        if does_nothing(call):
             raise Unfinished
         raise Broken(f"{where} returns None: a `return` is missing.")
     parts = value if isinstance(value, tuple) else (value,)
@@ -166,7 +166,8 @@ def attempted(call: Callable[[], object], answer: object) -> None:
             raise Unfinished from None
 
 
-def _does_nothing(call: object) -> bool:
+def does_nothing(call: object) -> bool:
+    """Whether ``call``, a function or a class with ``forward``, has no body yet."""
     code = getattr(getattr(call, "forward", call), "__code__", None)
     # `pass`, `...` and a docstring use no names and no variables but the arguments.
     return code is not None and not code.co_names and code.co_nlocals == code.co_argcount

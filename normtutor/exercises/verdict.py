@@ -30,6 +30,7 @@ from normtutor.exercises.registry import find
 SEED = 0
 Status = Literal["passed", "wrong", "error", "unattempted"]
 NOT_IN_FILE = "The file has no answer to this exercise."
+NOT_HERE = "cannot be graded here"
 Observation = tuple[str, object]
 SIGNS: dict[Status, str] = {"passed": "✓", "wrong": "✗", "error": "!", "unattempted": "○"}
 WORDS: dict[Status, str] = {
@@ -81,6 +82,8 @@ def grade(id: str, answer: object, seed: int = SEED, device: str = "cpu") -> Ver
         ValueError: no exercise has that id.
     """
     exercise = find(id)
+    if exercise.unavailable():
+        return _not_gradable(exercise)
     if answer is None or answer is ...:
         return _unattempted(exercise, [])
     complaint = _wrong_kind(exercise, answer)
@@ -104,6 +107,8 @@ def failed_to_run(id: str, error: BaseException) -> Verdict:
         ValueError: no exercise has that id.
     """
     exercise, observed = find(id), outcome(error)
+    if exercise.unavailable():
+        return _not_gradable(exercise)
     if isinstance(observed, Unfinished):
         return _unattempted(exercise, [])
     return _verdict(exercise, "error", None, f"Your code stops with {observed}.")
@@ -364,7 +369,9 @@ def _library(answer: object) -> str | None:
 
 def signature(exercise: Exercise) -> str:
     """How the learner's function or class is called."""
-    return f"{exercise.answer}{inspect.signature(_reference(exercise))}"
+    reference = _reference(exercise)
+    function = getattr(reference, "fn", reference)  # under `@triton.jit`
+    return f"{exercise.answer}{inspect.signature(function)}"
 
 
 def _unattempted(exercise: Exercise, progress: list[str], why: str | None = None) -> Verdict:
@@ -373,6 +380,11 @@ def _unattempted(exercise: Exercise, progress: list[str], why: str | None = None
     hint = f'`hint("{exercise.id}")` shows a hint.'
     words = "unfinished" if progress else WORDS["unattempted"]
     return _verdict(exercise, "unattempted", None, f"{why} {hint}", *progress, words=words)
+
+
+def _not_gradable(exercise: Exercise) -> Verdict:
+    why = f"{exercise.unavailable()} That says nothing about your answer."
+    return _verdict(exercise, "unattempted", None, why, words=NOT_HERE)
 
 
 def _verdict(

@@ -11,12 +11,21 @@ if TYPE_CHECKING:
     from normtutor.lab.comparison import Comparison, compare
     from normtutor.lab.data import digits, minibatches, photographs
     from normtutor.lab.evidence import recorded, recorded_style, recorded_timings
-    from normtutor.lab.figures import index_set, label_lines, line_chart, roofline, use_style
+    from normtutor.lab.figures import (
+        index_set,
+        label_lines,
+        line_chart,
+        recorded_roofline,
+        roofline,
+        use_style,
+    )
+    from normtutor.lab.generated import generated_kernels
     from normtutor.lab.machine import provenance
     from normtutor.lab.memory_use import MemoryUse, memory, memory_table
     from normtutor.lab.parity_report import ParityReport, parity
     from normtutor.lab.source import show_source
     from normtutor.lab.timing import Timings, bench
+    from normtutor.lab.traffic_count import Traffic, traffic
     from normtutor.lab.training import accuracy, one_thread, train
     from normtutor.lab.truth import standardization
 
@@ -25,12 +34,14 @@ _HOME = {
     "comparison": ("Comparison", "compare"),
     "data": ("digits", "minibatches", "photographs"),
     "evidence": ("recorded", "recorded_style", "recorded_timings"),
-    "figures": ("index_set", "label_lines", "line_chart", "roofline", "use_style"),
+    "figures": ("index_set", "label_lines", "line_chart", "recorded_roofline", "roofline", "use_style"),
+    "generated": ("generated_kernels",),
     "machine": ("provenance",),
     "memory_use": ("MemoryUse", "memory", "memory_table"),
     "parity_report": ("ParityReport", "parity"),
     "source": ("show_source",),
     "timing": ("Timings", "bench"),
+    "traffic_count": ("Traffic", "traffic"),
     "training": ("accuracy", "one_thread", "train"),
     "truth": ("standardization",),
 }
@@ -41,10 +52,12 @@ __all__ = [
     "MemoryUse",
     "ParityReport",
     "Timings",
+    "Traffic",
     "accuracy",
     "bench",
     "compare",
     "digits",
+    "generated_kernels",
     "index_set",
     "label_lines",
     "line_chart",
@@ -56,11 +69,13 @@ __all__ = [
     "photographs",
     "provenance",
     "recorded",
+    "recorded_roofline",
     "recorded_style",
     "recorded_timings",
     "roofline",
     "show_source",
     "standardization",
+    "traffic",
     "train",
     "use_style",
 ]

@@ -14,25 +14,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import torch
+from torch import nn
 
 from normtutor.catalog import TECHNIQUES, Shape, Technique
 from normtutor.lab import style
 from normtutor.lab.machine import ROOT, provenance
 from normtutor.lab.memory_use import MemoryUse, memory, memory_cells
-from normtutor.lab.parity_report import parity
-from normtutor.lab.text import markdown_table, number, table
-from normtutor.lab.timing import Timings, bench
+from normtutor.lab.parity_report import ParityReport, parity
+from normtutor.lab.text import markdown_table, number, size, table
+from normtutor.lab.timing import BOTH, LAYOUTS, Timings, bench
 
 COMMAND = "make gpu-evidence"
 NOT_MEASURED = "Not measured on a GPU yet."
 DTYPES = ("float32", "bfloat16", "float16")
-LARGE = 64 << 20  # bytes; above every cache, so that memory is what is measured
 
 Record = dict[str, Any]
 
@@ -103,6 +104,7 @@ def collect(
         "tests": {"outcome": "not run"},
         "techniques": {row.name: {"parity": [], "memory": {}, "timings": []} for row in rows},
         "style": None,
+        "crossover": None,
     }
 
     def keep(step: str) -> None:
@@ -113,7 +115,7 @@ def collect(
     if with_tests:
         record["tests"] = gpu_tests(timeout=0.35 * budget_seconds)
         keep(f"tests: {_tests_text(record['tests'])}")
-    measured = True
+    measured, on_gpu = True, torch.device(device).type == "cuda"
     for row in rows:
         if time.monotonic() > deadline:
             measured = False
@@ -125,10 +127,16 @@ def collect(
             (row.bench_shapes[:1], DTYPES[:2], (0.0, 1e3)),
         ):
             report = parity(row, [device], dtypes, offsets, shapes=shapes)
-            entry["parity"].append(report.to_dict() | {"shapes": [list(shape) for shape in shapes]})
+            entry["parity"].append(_parity_entry("eager", report, shapes))
             keep(f"parity of {row.name}: " + report.summary())
+        layers = {"eager": row.layer, "torch.nn": row.twin}
+        if on_gpu:
+            layers["fused"] = partial(_fused, row)
+            report = parity(row, [device], DTYPES, (0.0, 1e2, 1e4), layer=layers["fused"])
+            entry["parity"].append(_parity_entry("fused", report, row.parity_shapes))
+            keep(f"parity of fused {row.name}: " + report.summary())
         x = torch.randn(row.bench_shapes[0], device=device)
-        for name, layer in (("eager", row.layer), ("torch.nn", row.twin)):
+        for name, layer in layers.items():
             entry["memory"][name] = memory(layer(row.bench_shapes[0]).to(device), x).to_dict()
         entry["memory_shape"] = list(row.bench_shapes[0])
         del x
@@ -138,18 +146,23 @@ def collect(
         record["style"] = style.compare(norms, **stylize, device=device, deadline=until)
         measured = measured and record["style"]["steps"] > 0
         keep(f"style transfer: {record['style']['steps']} steps")
+    if on_gpu:
+        record["crossover"] = crossover(device, deadline)
+        keep(f"fused from {record['crossover']['bytes']} bytes on")
     todo = [(dtype, row) for dtype in DTYPES for row in rows]  # float32 of everything before any bfloat16
     for i, (dtype, row) in enumerate(todo):
         now = time.monotonic()
         fair = now + (deadline - now) / (len(todo) - i)
-        shapes = (*row.bench_shapes, *large_shapes(row))
+        # The compiler takes seconds for every shape: one small and one large, and not for both halves.
+        at = [row.bench_shapes[0], *row.large_shapes[2:3]] if compiled and dtype != "float16" else []
         timings = bench(
             row,
             device=device,
             dtypes=(dtype,),
-            shapes=shapes,
-            compiled=compiled,
-            seconds=0.2 * len(shapes),
+            shapes=row.bench_shapes + (row.large_shapes if on_gpu else ()),
+            compiled=at if on_gpu else at[:1],
+            layouts=LAYOUTS if on_gpu else LAYOUTS[:1],
+            seconds=2.0 if on_gpu else 0.5,
             rounds=10,
             deadline=fair,
             command=COMMAND,
@@ -163,13 +176,53 @@ def collect(
     return record
 
 
-def large_shapes(row: Technique) -> list[Shape]:
-    """The first and the last of the row's shapes with N raised until half precision fills 64 MiB."""
-    found = []
-    for shape in dict.fromkeys((row.bench_shapes[0], row.bench_shapes[-1])):
-        times = -(-LARGE // (2 * math.prod(shape)))
-        found.append((shape[0] * times, *shape[1:]))
-    return [shape for shape in found if shape not in row.bench_shapes]
+def _fused(row: Technique, shape: Shape) -> nn.Module:
+    from normtutor import fused  # here, since it imports Triton
+
+    return fused.like(row.layer(shape))
+
+
+def _parity_entry(candidate: str, report: ParityReport, shapes: Iterable[Shape]) -> Record:
+    return {"candidate": candidate} | report.to_dict() | {"shapes": [list(shape) for shape in shapes]}
+
+
+def crossover(device: str, deadline: float | None = None) -> Record:
+    """From which size on the fused LayerNorm is faster than the plain one, for ``fused.SMALL_BYTES``.
+
+    Rows of 1024 float32 elements, 4 KiB to 16 MiB of them, forward and backward, nothing handed over.
+
+    Returns:
+        ``bytes``, None where the plain layer is faster to the end, and the ``timings``.
+    """
+    from normtutor import fused
+
+    handed_over, fused.SMALL_BYTES = fused.SMALL_BYTES, 0
+    try:
+        timings = bench(
+            "layer",
+            device=device,
+            shapes=[(2**k, 1024) for k in range(13)],
+            candidates={"eager": TECHNIQUES["layer"].layer, "fused": partial(_fused, TECHNIQUES["layer"])},
+            directions=(BOTH,),
+            rounds=10,
+            deadline=deadline,
+            command=COMMAND,
+        )
+    finally:
+        fused.SMALL_BYTES = handed_over
+    return {"bytes": faster_from(timings), "timings": timings.to_dict()}
+
+
+def faster_from(timings: Timings) -> int | None:
+    """The smallest input, in bytes, from which on "fused" is nowhere slower than "eager"."""
+    found = None
+    rows = timings.select(candidate="fused", captured=False)
+    for row in sorted(rows, key=lambda row: math.prod(row.shape), reverse=True):
+        (plain,) = timings.select(candidate="eager", captured=False, shape=row.shape)
+        if not row.milliseconds <= plain.milliseconds:
+            break
+        found = math.prod(row.shape) * getattr(torch, row.dtype).itemsize
+    return found
 
 
 def gpu_tests(timeout: float) -> Record:
@@ -283,6 +336,7 @@ def page(folder: Path | None = None) -> str:
                 uses = {candidate: MemoryUse(**use) for candidate, use in entry["memory"].items()}
                 parts.append(f"Memory, float32 input {number(entry['memory_shape'])}:")
                 parts.append(markdown_table(*memory_cells(uses)))
+        parts += _crossover_markdown(record.get("crossover"))
         parts.append(f"### Style transfer on {by['device']}")
         measured = record.get("style")
         if measured and measured["steps"]:
@@ -290,6 +344,18 @@ def page(folder: Path | None = None) -> str:
         else:
             parts.append(NOT_MEASURED)
     return "\n\n".join(parts) + "\n"
+
+
+def _crossover_markdown(measured: Record | None) -> list[str]:
+    if not measured:
+        return []
+    found = f"from {size(measured['bytes'])} on" if measured["bytes"] else "at no size that was tried"
+    timings = Timings.from_dict(measured["timings"])
+    return [
+        "### Small tensors",
+        f"Launched one by one, forward and backward, the fused LayerNorm beats the plain one {found}.",
+        markdown_table(*timings.cells(captured=False)),
+    ]
 
 
 def _style_line(measured: Record) -> str:
@@ -326,8 +392,9 @@ def _parity_markdown(reports: Sequence[Record]) -> list[str]:
     for report in reports:
         ok = sum(group["ok"] for group in report["groups"])
         shapes = ", ".join(map(number, report["shapes"]))
+        layer = " of the fused layer" if report.get("candidate") == "fused" else ""
         parts.append(
-            f"Parity: {ok} of {report['compared']} comparisons ok, shapes {shapes} (error ≤ "
+            f"Parity{layer}: {ok} of {report['compared']} comparisons ok, shapes {shapes} (error ≤ "
             f"{report['factor']:g} × torch's + {report['ulps']:g} units in the last place)."
         )
         lines = [

@@ -17,6 +17,8 @@ from normtutor.lab.machine import in_notebook
 from normtutor.lab.text import number
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -42,8 +44,11 @@ CANDIDATE_COLOURS = {
     "compiled": "#117733",
     "fused": "#CC6677",
     "torch.nn compiled": "#44AA99",
+    "Liger-Kernel": "#999933",
+    "quack": "#AA4499",
+    "apex": "#88CCEE",
 }
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPXd"
 
 
 def colour(name: str) -> str:
@@ -226,7 +231,12 @@ def index_set(*techniques: str) -> "Figure":
     return _closed(figure)
 
 
-def roofline(timings: "Timings", direction: str = "forward+backward", dtype: str | None = None) -> "Figure":
+def roofline(
+    timings: "Timings",
+    direction: str = "forward+backward",
+    dtype: str | None = None,
+    layout: str = "contiguous",
+) -> "Figure":
     """How near each candidate comes to the memory's limit: fraction of the copy bandwidth against the
     tensor's size.
 
@@ -234,15 +244,18 @@ def roofline(timings: "Timings", direction: str = "forward+backward", dtype: str
         timings: of :func:`normtutor.lab.bench`, measured or recorded.
         direction: "forward" or "forward+backward".
         dtype: default: the first that was timed.
+        layout: "contiguous" or "channels_last".
 
     Raises:
-        ValueError: nothing was timed for that direction and dtype.
+        ValueError: nothing was timed for that direction, dtype and layout.
     """
-    timed = [row for row in timings.select(direction=direction) if not row.reason]
+    timed = [
+        row for row in timings.select(direction=direction, layout=layout, captured=False) if not row.reason
+    ]
     kind = dtype or (timed[0].dtype if timed else "")
     timed = [row for row in timed if row.dtype == kind]
     if not timed:
-        raise ValueError(f"nothing was timed for {direction} in {kind or 'any dtype'}")
+        raise ValueError(f"nothing was timed for {direction} in {kind or 'any dtype'}, {layout}")
     figure, axes = _subplots()
     for i, name in enumerate(dict.fromkeys(row.candidate for row in timed)):
         rows = sorted((row for row in timed if row.candidate == name), key=_tensor_megabytes)
@@ -281,6 +294,45 @@ def roofline(timings: "Timings", direction: str = "forward+backward", dtype: str
     )
     _name_points(axes, {*map(_tensor_megabytes, timed)})
     label_lines(axes)
+    return _closed(figure)
+
+
+def recorded_roofline(
+    technique: str,
+    direction: str = "forward+backward",
+    dtype: str | None = None,
+    folder: "Path | None" = None,
+) -> "Figure":
+    """:func:`roofline` of a technique's newest recorded GPU run; empty axes that say so if there is none.
+
+    Args:
+        technique: a catalog row's name.
+        direction: "forward" or "forward+backward".
+        dtype: default: the first that was timed.
+        folder: of the records; default: the package's.
+    """
+    from normtutor.lab.evidence import NOT_MEASURED, recorded_timings
+
+    for timings in recorded_timings(technique, folder):
+        timed = [row for row in timings.select(direction=direction) if not row.reason]
+        if any(dtype in (None, row.dtype) for row in timed):
+            figure = roofline(timings, direction, dtype)
+            axes = figure.axes[0]
+            axes.set_title(f"{axes.get_title()}\n{timings.provenance['device']}")
+            return figure
+    figure, axes = _subplots()
+    axes.axhline(1, color=GREY, linewidth=1.2, linestyle="--")
+    axes.annotate("copy", (0.01, 1), xycoords=("axes fraction", "data"), xytext=(0, 3),
+                  textcoords="offset points", color=GREY)  # fmt: skip
+    axes.text(0.5, 0.45, NOT_MEASURED, transform=axes.transAxes, ha="center", va="center", color=INK)
+    axes.set(
+        xscale="log",
+        xlim=(1, 1000),
+        ylim=(0, 1.15),
+        xlabel="tensor size (MiB)",
+        ylabel="fraction of copy bandwidth",
+        title=f"{technique}, {direction}",
+    )
     return _closed(figure)
 
 

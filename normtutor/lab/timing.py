@@ -5,7 +5,7 @@ import statistics
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from normtutor.catalog import Shape, Technique
 from normtutor.catalog import technique as catalog_row
+from normtutor.kernels.plan import SPLIT_BYTES
+from normtutor.lab import rivals
 from normtutor.lab.machine import default_device, free_memory, last_level_cache, present, provenance
+from normtutor.lab.memory_use import memory
 from normtutor.lab.text import number, size, table
 
 if TYPE_CHECKING:
@@ -26,7 +29,10 @@ Candidates = Mapping[str, tuple[Technique | None, Factory]]
 FORWARD, BOTH = "forward", "forward+backward"
 DIRECTIONS = (FORWARD, BOTH)
 SHORT = {"forward": "forward", BOTH: "fwd+bwd"}
+LAYOUTS = ("contiguous", "channels_last")
+MEASURED = ("milliseconds", "low", "high", "bandwidth", "fraction")  # NaN where nothing was timed
 MOST_ROUNDS = 200
+CAPTURED_BYTES = 4 << 20  # at most: the launches of larger tensors' kernels hide behind the kernels
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,10 @@ class Timing:
         bandwidth: ``bytes`` ÷ median, in bytes per second.
         fraction: ``bandwidth`` ÷ the copy bandwidth of the same run.
         reason: why it was not timed; else empty.
+        layout: "contiguous" or "channels_last".
+        captured: replayed as a CUDA graph, without the host's work.
+        kept: bytes that autograd keeps for the backward pass, the input included; None if not measured.
+        peak: most bytes in use during forward and backward, over those before; None outside CUDA.
     """
 
     candidate: str
@@ -55,6 +65,10 @@ class Timing:
     bandwidth: float
     fraction: float
     reason: str = ""
+    layout: str = "contiguous"
+    captured: bool = False
+    kept: int | None = None
+    peak: int | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,6 +81,7 @@ class Timings:
         cache_bytes, cache_source: the last-level cache, and how its size was found.
         provenance: see :func:`normtutor.lab.provenance`.
         rows: the measurements.
+        absent: candidates that were not compared at all → why.
     """
 
     technique: str
@@ -76,6 +91,7 @@ class Timings:
     cache_source: str
     provenance: dict[str, Any]
     rows: tuple[Timing, ...]
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     def select(self, **only: object) -> list[Timing]:
         """The rows with these attributes: ``select(candidate="eager", direction="forward")``."""
@@ -109,7 +125,10 @@ class Timings:
         """The inverse of :meth:`to_dict`, from JSON too."""
         rows = tuple(
             Timing(
-                **{key: math.nan if value is None else value for key, value in row.items()}
+                **{
+                    key: math.nan if value is None and key in MEASURED else value
+                    for key, value in row.items()
+                }
                 | {"shape": tuple(row["shape"])}
             )
             for row in record["rows"]
@@ -130,7 +149,9 @@ class Timings:
         head += ["not timed"] if any(row.reason for row in rows) else []
         lines = []
         for row in rows:
-            line = [number(row.shape), row.dtype, SHORT[row.direction], row.candidate]
+            direction = SHORT[row.direction] + (", graph" if row.captured else "")
+            shape = number(row.shape) + (" last" if row.layout == "channels_last" else "")
+            line = [shape, row.dtype, direction, row.candidate]
             if not row.reason:
                 line += [number(row.milliseconds), f"{number(row.low)}–{number(row.high)}", size(row.bytes)]
                 line += [number(row.bandwidth / 1e9), f"{row.fraction:.2f}"]
@@ -149,7 +170,8 @@ class Timings:
         return self.table()
 
     def _ratio(self, row: Timing, versus: str) -> float:
-        others = self.select(candidate=versus, shape=row.shape, dtype=row.dtype, direction=row.direction)
+        same = {key: getattr(row, key) for key in ("shape", "dtype", "direction", "layout", "captured")}
+        others = self.select(candidate=versus, **same)
         return row.milliseconds / others[0].milliseconds if others else math.nan
 
     def notes(self) -> Iterator[str]:
@@ -165,6 +187,25 @@ class Timings:
             yield "device events, the L2 cache overwritten before every repeat"
         else:
             yield "wall clock, caches warm: a tensor that fits the cache may beat the copy bandwidth"
+        if any(row.layout == "channels_last" for row in self.rows):
+            yield "last: channels_last, the channels of a position side by side"
+        if any(row.captured for row in self.rows):
+            yield f"graph: replayed as a CUDA graph, tensors up to {size(CAPTURED_BYTES)}"
+        known = [row for row in self.rows if row.kept is not None]
+        if known:
+            last = known[-1]
+            uses = [
+                f"{row.candidate} {size(row.kept or 0)}" + (f", peak {size(row.peak)}" if row.peak else "")
+                for row in known
+                if (row.shape, row.dtype, row.layout) == (last.shape, last.dtype, last.layout)
+            ]
+            yield f"kept for the backward pass at {number(last.shape)}, input included: {'; '.join(uses)}"
+        if self.absent:
+            by_reason: dict[str, list[str]] = {}
+            for name, why in self.absent.items():
+                by_reason.setdefault(why, []).append(name)
+            said = [f"{', '.join(names)} ({why})" for why, names in by_reason.items()]
+            yield f"not compared: {'; '.join(said)}"
 
 
 def bench(
@@ -180,8 +221,9 @@ def bench(
     rounds: int = 3,
     deadline: float | None = None,
     command: str = "",
+    layouts: Sequence[str] = ("contiguous",),
 ) -> Timings:
-    """Time a technique's candidates side by side.
+    """Time a technique's candidates side by side: ours, torch's, and on CUDA the fused ones and the rivals'.
 
     One process, the same tensors, the candidates in turn, round after round, after a warm-up: what disturbs
     one disturbs all. On CUDA: device events around each call, and a write of twice the L2 cache before
@@ -198,36 +240,60 @@ def bench(
         technique: a catalog row or its name.
         device: of torch; default: CUDA where present, else the CPU.
         dtypes: of the tensors; parameters and buffers are float32 for half precision.
-        shapes: default: the row's ``bench_shapes``.
-        compiled: time our layer under ``torch.compile`` too: at every shape, or at these shapes.
-        candidates: name → factory (shape → module), instead of "eager" (ours) and "torch.nn".
+        shapes: default: the row's ``bench_shapes``; its ``large_shapes`` are for a GPU.
+        compiled: time our layer and torch's under ``torch.compile`` too: at every shape, or at these shapes.
+        candidates: name → factory (shape → module), instead of "eager" (ours), "torch.nn", and on CUDA
+            "fused" (:mod:`normtutor.fused`) and the rivals that are installed (:mod:`normtutor.lab.rivals`).
         directions: "forward", "forward+backward", or both.
         seconds: for all rounds together, compilation and the copy apart; at least ``rounds`` are run
             whatever they take, at most 200.
         rounds: the fewest rounds.
         deadline: reading of ``time.monotonic()`` after which nothing more is started; the rows say so.
         command: for the provenance.
+        layouts: "contiguous", "channels_last" (for shapes of 4 and 5 axes), or both.
+
+    On CUDA a tensor of at most 4 MiB is timed as a CUDA graph too, where the host's work does not count.
 
     Raises:
-        ValueError: unknown technique, dtype or direction.
+        ValueError: unknown technique, dtype, direction or layout.
         RuntimeError: the device is absent.
     """
     row = catalog_row(technique) if isinstance(technique, str) else technique
-    factories = candidates or {"eager": row.layer, "torch.nn": row.twin}
+    place = present(device or default_device())
+    absent: dict[str, str] = {}
+    factories: Mapping[str, Factory]
+    if candidates:
+        factories = candidates
+    elif place.type == "cuda":
+        from normtutor import fused  # here, since it imports Triton
+
+        found, absent = rivals.layers(row.name)
+        factories = {"eager": row.layer, "fused": lambda shape: fused.like(row.layer(shape))}
+        factories = {**factories, "torch.nn": row.twin, **found}
+    else:
+        factories = {"eager": row.layer, "torch.nn": row.twin}
+        absent = dict.fromkeys(("fused", *rivals.NAMES), "needs a CUDA device")
     shapes = [tuple(shape) for shape in (row.bench_shapes if shapes is None else shapes)]
     at = shapes if compiled is True else [tuple(shape) for shape in compiled or ()]
+    twins: Candidates = {
+        "compiled": (row, _compile(row.layer)),
+        "torch.nn compiled": (row, _compile(row.twin)),
+    }
     return time_together(
         row.name,
         {name: (row, factory) for name, factory in factories.items()},
         shapes,
-        more={shape: {"compiled": (row, _compile(row.layer))} for shape in at},
+        more=dict.fromkeys(at, twins),
         device=device,
         dtypes=dtypes,
         directions=directions,
         seconds=seconds,
         rounds=rounds,
         deadline=deadline,
-        command=command or f"bench({row.name!r}, device={str(device or default_device())!r})",
+        command=command or f"bench({row.name!r}, device={str(place)!r})",
+        layouts=layouts,
+        absent=absent,
+        use_of_memory=True,
     )
 
 
@@ -244,6 +310,9 @@ def time_together(
     rounds: int = 3,
     deadline: float | None = None,
     command: str = "",
+    layouts: Sequence[str] = ("contiguous",),
+    absent: Mapping[str, str] | None = None,
+    use_of_memory: bool = False,
 ) -> Timings:
     """Time candidates, of one technique or of many, as :func:`bench` does.
 
@@ -252,6 +321,8 @@ def time_together(
         candidates: name → (row, factory); the row counts the bytes, 0 where it is None.
         shapes: of the tensors.
         more: further candidates at one of the shapes.
+        absent: candidates that could not be compared → why.
+        use_of_memory: measure what each candidate keeps for the backward pass, and its peak on CUDA.
 
     The other arguments, and what is raised, are those of :func:`bench`.
     """
@@ -259,17 +330,28 @@ def time_together(
     for direction in directions:
         if direction not in DIRECTIONS:
             raise ValueError(f"unknown direction {direction!r}: expected one of {', '.join(DIRECTIONS)}")
+    for layout in layouts:
+        if layout not in LAYOUTS:
+            raise ValueError(f"unknown layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
     kinds = [getattr(torch, name, None) for name in dtypes]
     if not all(isinstance(kind, torch.dtype) and kind.is_floating_point for kind in kinds):
         raise ValueError(f"expected names of floating-point dtypes, got {list(dtypes)}")
     stopwatch = _Stopwatch(place)
     copies = stopwatch.copy_milliseconds()
-    share = seconds / max(1, len(shapes) * len(dtypes) * len(directions))
+    cases = [
+        (shape, layout, dtype)
+        for shape in shapes
+        for layout in layouts
+        for dtype in dtypes
+        if layout == "contiguous" or len(shape) in CHANNELS_LAST
+    ]
+    share = seconds / max(1, len(cases) * len(directions))
     measured: list[Timing] = []
-    for shape in shapes:
+    for shape, layout, dtype in cases:
         tried = {**candidates, **(more or {}).get(shape, {})}
-        for dtype in dtypes:
-            measured += _case(shape, dtype, tried, directions, stopwatch, share, rounds, deadline)
+        measured += _case(
+            shape, layout, dtype, tried, directions, stopwatch, share, rounds, deadline, use_of_memory
+        )
     copies += stopwatch.copy_milliseconds()  # at both ends of the run, in case the clock rate drifted
     copy_bandwidth = 2 * stopwatch.copy_bytes / (statistics.median(copies) / 1e3)
     cache_bytes, cache_source = last_level_cache(place)
@@ -281,18 +363,28 @@ def time_together(
         cache_source,
         provenance(command, str(place)),
         tuple(replace(timing, fraction=timing.bandwidth / copy_bandwidth) for timing in measured),
+        absent or {},
     )
 
 
-def compulsory_bytes(row: Technique, shape: Shape, itemsize: int, direction: str, cache_bytes: int) -> int:
+def compulsory_bytes(
+    row: Technique, shape: Shape, itemsize: int, direction: str, cache_bytes: int, layout: str = "contiguous"
+) -> int:
     """Bytes that an algorithm at its best must move: passes over a tensor of the input's size × its size.
 
     A tensor that fits the last-level cache is read from memory once and written once: 2 passes forward
-    (x, y), 3 backward (x, ∂y, ∂x). A larger one takes the row's ``forward_passes`` and ``backward_passes``.
+    (x, y), 3 backward (x, ∂y, ∂x). A larger one takes the row's ``forward_passes`` and ``backward_passes``;
+    and 3 and 5 where elements that share statistics are more than one block keeps on the chip (512 KiB), or
+    lie apart (channels_last): they are reduced across blocks first, and read again to be normalized.
     """
     numbers = math.prod(shape) * itemsize
-    fits = numbers <= cache_bytes
-    forward, backward = (2, 3) if fits else (row.forward_passes, row.backward_passes)
+    in_set = math.prod(shape) // row.sets(shape) * itemsize
+    if numbers <= cache_bytes:
+        forward, backward = 2, 3
+    elif in_set > SPLIT_BYTES or layout == "channels_last":
+        forward, backward = 3, 5
+    else:
+        forward, backward = row.forward_passes, row.backward_passes
     return numbers * (forward if direction == FORWARD else forward + backward)
 
 
@@ -303,8 +395,12 @@ def _compile(factory: Factory) -> Factory:
     return compiled
 
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
 def _case(
     shape: Shape,
+    layout: str,
     dtype: str,
     candidates: Candidates,
     directions: Sequence[str],
@@ -312,12 +408,20 @@ def _case(
     seconds: float,
     rounds: int,
     deadline: float | None,
+    use_of_memory: bool,
 ) -> list[Timing]:
     """All candidates on one tensor."""
     kind: torch.dtype = getattr(torch, dtype)
     reasons: dict[str, str] = {}
-    calls: dict[str, dict[str, Callable[[], object]]] = {direction: {} for direction in directions}
+    uses: dict[str, tuple[int, int | None]] = {}
     device = stopwatch.device
+    captured = (
+        (False, True)
+        if device.type == "cuda" and math.prod(shape) * kind.itemsize <= CAPTURED_BYTES
+        else (False,)
+    )
+    ways = [(direction, graph) for graph in captured for direction in directions]
+    calls: dict[tuple[str, bool], dict[str, Callable[[], object]]] = {way: {} for way in ways}
     needed, free = 16 * math.prod(shape) * max(4, kind.itemsize), free_memory(device)
     if deadline is not None and time.monotonic() >= deadline:
         reasons = dict.fromkeys(candidates, "not run: out of time")
@@ -326,37 +430,84 @@ def _case(
     else:
         if any("compiled" in name for name in candidates):
             torch.compiler.reset()  # else the ninth compilation of one forward method falls back
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(shape, generator=generator).to(device, kind).requires_grad_()
-        grad = torch.randn(shape, generator=generator).to(device, kind)
+        x, grad = _tensors(shape, layout, kind, device)
         for name, (_, factory) in candidates.items():
             try:
-                steps = _steps(factory(shape).to(device), x, grad)
-                for direction in directions:
+                layer = factory(shape).to(device)
+                if why := _plain_path(layer, x):
+                    reasons[name] = f"plain path: {why}"
+                    continue
+                steps = _steps(layer, x, grad)
+                for direction, graph in ways:
                     for _ in range(2):  # the first compiles, the second finds everything in place
                         steps[direction]()
-                    calls[direction][name] = steps[direction]
+                    step = steps[direction]
+                    calls[direction, graph][name] = _captured(step, device) if graph else step
+                if use_of_memory:
+                    use = memory(layer, x)
+                    uses[name] = (use.saved_bytes + use.saved_input_bytes, use.peak_bytes)
             except Exception as error:
                 lines = str(error).strip().splitlines()
                 reasons[name] = f"{type(error).__name__}: {lines[0] if lines else ''}"[:100]
     found = []
-    for direction in directions:
-        able = {name: call for name, call in calls[direction].items() if name not in reasons}
-        samples = stopwatch.interleaved(able, seconds, rounds)
+    cache_bytes = last_level_cache(device)[0]
+    for direction, graph in ways:
+        able = {name: call for name, call in calls[direction, graph].items() if name not in reasons}
+        samples = stopwatch.interleaved(able, seconds / len(captured), rounds)
         for name, (row, _) in candidates.items():
             moved = 0
             if row is not None:
-                moved = compulsory_bytes(row, shape, kind.itemsize, direction, last_level_cache(device)[0])
+                moved = compulsory_bytes(row, shape, kind.itemsize, direction, cache_bytes, layout)
             times = samples.get(name, [])
             low, median, high = _quartiles(times)
             bandwidth = moved / (median / 1e3)
+            kept, peak = uses.get(name, (None, None)) if (direction, graph) == (BOTH, False) else (None, None)
             found.append(
                 Timing(
                     name, shape, dtype, direction, median, low, high, len(times), moved, bandwidth, math.nan,
-                    reasons.get(name, ""),
+                    reasons.get(name, ""), layout, graph, kept, peak,
                 )
             )  # fmt: skip
     return found
+
+
+def _tensors(shape: Shape, layout: str, kind: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """An input that wants its gradient, and an upstream gradient, the same every time."""
+    # Drawn on the GPU: to draw the large shapes on the CPU takes longer than to time them.
+    place = device if device.type == "cuda" else torch.device("cpu")
+    generator = torch.Generator(place).manual_seed(0)
+    found = []
+    for _ in range(2):
+        drawn = torch.randn(shape, generator=generator, device=place).to(device, kind)
+        if layout == "channels_last":
+            drawn = drawn.contiguous(memory_format=CHANNELS_LAST[len(shape)])
+        found.append(drawn)
+    return found[0].requires_grad_(), found[1]
+
+
+def _plain_path(layer: nn.Module, x: Tensor) -> str:
+    """Why a fused layer would take the plain path, which is another candidate; "" for every other layer."""
+    if type(layer).__module__ != "normtutor.fused":
+        return ""
+    from normtutor import fused
+
+    return fused.why(layer, x)
+
+
+def _captured(step: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """``step`` as a CUDA graph: what replays the kernels that it launched."""
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # what a first run on another stream allocates must not be captured
+            for _ in range(2):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+    replay: Callable[[], object] = graph.replay
+    return replay
 
 
 def _steps(layer: nn.Module, x: Tensor, grad: Tensor) -> dict[str, Callable[[], object]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from normtutor.catalog import technique
+from normtutor.catalog import TECHNIQUES, technique
 from normtutor.lab import evidence
+from normtutor.lab.timing import Timing, Timings
 
-ROW = dataclasses.replace(technique("batch"), parity_shapes=((8, 4),), bench_shapes=((2, 4, 8, 8),))
+ROW = dataclasses.replace(
+    technique("batch"), parity_shapes=((8, 4),), bench_shapes=((2, 4, 8, 8), (8, 4, 8, 8))
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A record made the way the GPU's is, on the CPU and small."""
     out: Path = tmp_path_factory.mktemp("results") / "new"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evidence, "LARGE", 1 << 12)
-        evidence.collect("cpu", 60, out=out, techniques=[ROW], compiled=False, with_tests=False)
+    evidence.collect("cpu", 60, out=out, techniques=[ROW], compiled=False, with_tests=False)
     return out
 
 
@@ -51,13 +53,33 @@ def test_a_run_records_everything_with_its_provenance(folder: Path) -> None:
     assert all(report["compared"] > 0 for report in entry["parity"])
     assert [timing["rows"][0]["dtype"] for timing in entry["timings"]] == ["float32", "bfloat16", "float16"]
     sizes = {tuple(row["shape"]) for row in entry["timings"][0]["rows"]}
-    assert (8, 4, 8, 8) in sizes  # N raised until half precision fills LARGE
+    assert sizes == set(ROW.bench_shapes)  # the large ones are for a GPU
     assert set(entry["memory"]) == {"eager", "torch.nn"}
 
 
-def test_large_shapes_fill_64_mib_in_half_precision() -> None:
-    for shape in evidence.large_shapes(technique("batch")):
-        assert 64 << 20 <= 2 * torch.Size(shape).numel() < 96 << 20
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_large_shapes_fill_64_mib_in_half_precision_and_small_batches_follow(name: str) -> None:
+    sizes = [2 * math.prod(shape) for shape in technique(name).large_shapes]
+    assert all(64 << 20 <= size < 96 << 20 for size in sizes[:-2])
+    assert all(size < 16 << 20 for size in sizes[-2:])
+
+
+def test_the_plain_layer_is_faster_below() -> None:
+    """Fused wins at 4 KiB by chance, loses at 8, wins from 16 on: from 16 KiB on it is nowhere slower."""
+    shapes = [(1, 1024), (2, 1024), (4, 1024), (8, 1024)]
+
+    def timing(candidate: str, shape: tuple[int, ...], milliseconds: float) -> Timing:
+        return Timing(candidate, shape, "float32", "forward+backward", milliseconds, 1, 1, 10, 1, 1, 1)
+
+    rows = [timing("eager", shape, 1.0) for shape in shapes]
+    rows += [timing("fused", shape, t) for shape, t in zip(shapes, (0.9, 1.1, 1.0, 0.5), strict=True)]
+    record = Timings("layer", 1.0, 1, 1, "", {}, tuple(rows))
+    assert evidence.faster_from(record) == 4 * 1024 * 4
+    assert evidence.faster_from(dataclasses.replace(record, rows=tuple(rows[:-1]))) == 4 * 1024 * 4
+    slow = tuple(
+        dataclasses.replace(row, milliseconds=2.0) if row.candidate == "fused" else row for row in rows
+    )
+    assert evidence.faster_from(dataclasses.replace(record, rows=slow)) is None
 
 
 def test_a_spent_budget_leaves_a_record_that_says_so(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Figures: one colour per technique, labels that can be read, and no window or figure left behind."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from normtutor.catalog import TECHNIQUES
-from normtutor.lab import bench, index_set, line_chart
+from normtutor.lab import bench, index_set, line_chart, recorded_roofline
 from normtutor.lab.figures import CANDIDATE_COLOURS, TECHNIQUE_COLOURS, _dark, colour
 
 
@@ -128,3 +130,19 @@ def test_a_short_logarithmic_axis_has_plain_numbers() -> None:
     assert not [label for label in labels([0.3, 2.0]) if "times" in label or "10^" in label]
     assert {"0.4", "2"} & set(labels([0.3, 2.0]))
     assert [label for label in labels([1e-6, 1.0]) if "10^" in label]  # many decades: powers are shorter
+
+
+def test_the_recorded_roofline_shows_the_record_or_says_that_there_is_none(tmp_path: Path) -> None:
+    empty = recorded_roofline("layer", folder=tmp_path)
+    assert "Not measured on a GPU yet." in [text.get_text() for text in empty.axes[0].texts]
+
+    timings = bench("layer", shapes=[(8, 16), (32, 64)], seconds=0.0, rounds=1).to_dict()
+    timings["provenance"]["device"] = "a GPU of the test"
+    record = {"provenance": timings["provenance"], "techniques": {"layer": {"timings": [timings]}}}
+    (tmp_path / "gpu_test.json").write_text(json.dumps(record))
+    axes = recorded_roofline("layer", folder=tmp_path).axes[0]
+    assert "a GPU of the test" in axes.get_title()
+    assert {"eager", "torch.nn"} <= {line.get_label() for line in axes.get_lines()}
+    for other in ({"dtype": "bfloat16"}, {"technique": "rms"}):  # recorded for neither
+        axes = recorded_roofline(**{"technique": "layer", "folder": tmp_path, **other}).axes[0]
+        assert "Not measured on a GPU yet." in [text.get_text() for text in axes.texts]

@@ -49,7 +49,8 @@ def test_candidates_take_turns_on_the_same_tensor() -> None:
         seconds=0,
         rounds=4,
     )
-    assert log == ["a", "a", "b", "b", "c", "c"] + ["a", "b", "c"] * 4  # the warm-ups, then in turn
+    assert log[:2] == ["a", "a"]  # the warm-ups first
+    assert log[-12:] == ["a", "b", "c"] * 4
 
 
 def test_bytes_are_counted_by_pass() -> None:
@@ -70,9 +71,11 @@ def test_what_cannot_be_compiled_gets_a_row_that_says_so(monkeypatch: pytest.Mon
     found = bench("batch", device="cpu", shapes=[SHAPE, (2, 8, 4, 4)], compiled=[SHAPE], seconds=0)
     compiled = found.select(candidate="compiled")
     assert [row.shape for row in compiled] == [SHAPE, SHAPE]  # only where it was asked for
+    compiled += found.select(candidate="torch.nn compiled")
+    assert len(compiled) == 4
     assert all(row.reason == "RuntimeError: No working C++ compiler found" for row in compiled)
     assert all(math.isnan(row.milliseconds) for row in compiled)
-    assert not any(row.reason for row in found.rows if row.candidate != "compiled")
+    assert not any(row.reason for row in found.rows if "compiled" not in row.candidate)
     assert "No working C++ compiler found" in str(found)
     assert math.isnan(found.ratio("compiled"))
 
