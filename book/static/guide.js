@@ -9,7 +9,6 @@
   const form = guide.querySelector("form");
   const names = Object.keys(techniques);
   const short = (name) => techniques[name].replace(" Normalization", "");
-  const word = (name) => (name.length === 3 ? name.toUpperCase() : name.replaceAll("_", " "));
 
   // true, false, or null where the question was not answered
   function met(condition, value) {
@@ -111,8 +110,8 @@
     return box;
   }
 
-  function list(title, items) {
-    return items.length ? [element("h3", title), element("ul", "", {}, items)] : [];
+  function list(title, items, attributes = {}) {
+    return items.length ? [element("h3", title), element("ul", "", attributes, items)] : [];
   }
 
   function question({ name, question: text }) {
@@ -142,7 +141,7 @@
             ...spoken.map(show),
             ...closing,
             ...list("Mind", warnings.map((text) => element("li", text, { "data-warning": "" }))),
-            ...list("Also worth answering", open.map(question)),
+            ...list("Also worth answering", open.map(question), { class: "guide-questions" }),
           ]
         : []),
     );

@@ -78,8 +78,8 @@
         grouped &&
         techniques.find((other) => other !== row && other.centred && `${partition(other.axes)}` === `${sets}`);
       return (
-        `${row.title}${grouped ? `, G = ${groups}` : ""}: ${n} of ${x.length} elements share ${shared}, ` +
-        `those with the same ${fixedAxes.join(" and ")}.${twin ? ` These are the sets of ${twin.title}.` : ""}`
+        `${row.title}${grouped ? `, G = ${groups}` : ""}: ${n} of ${x.length} elements share ${shared}: ` +
+        `same ${fixedAxes.join(" and ")}.${twin ? ` The sets of ${twin.title}.` : ""}`
       );
     }
 

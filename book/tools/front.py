@@ -18,6 +18,10 @@ from chapter_lines import LINES
 from index_sets import INTRODUCTION
 
 WORDS_A_MINUTE = 200
+NOTE = (
+    f"To read: the prose, at {WORDS_A_MINUTE} words a minute; code and exercises come on top. "
+    "To run: all cells, measured when the notebooks were executed for this site."
+)
 NEUTRAL = "var(--pst-color-text-muted)"
 
 
@@ -119,7 +123,7 @@ class Chapters(SphinxDirective):
                 ),
                 raw("</article>"),
             ]
-        return [*found, raw("</div>")]
+        return [*found, raw(f'</div><p class="chapters-note">{NOTE}</p>')]
 
 
 def raw(text: str) -> nodes.raw:

@@ -97,10 +97,8 @@ conditions your network meets, and add up their votes.</p></noscript>
 <p class="guide-examples">Try: {examples}</p>
 <form autocomplete="off">{"".join(asked)}
 <p><button type="reset">Start again</button></p></form>
-<div class="guide-answer" role="region" aria-label="Advice">
 <p class="guide-summary" aria-live="polite">Answer at least one question.</p>
-<div class="guide-advice"></div>
-</div>
+<div class="guide-advice" role="region" aria-label="Advice"></div>
 <script type="application/json">{text}</script>
 </div>
 """
@@ -118,15 +116,13 @@ def rules(app: Sphinx, docname: str) -> str:
             f"<li>{short(data()['techniques'][name])}: {VERDICTS[vote]}</li>"
             for name, vote in rule["votes"].items()
         )
-        warning = (
-            f'<p class="guide-warning">Mind: {html.escape(rule["warning"])}</p>' if rule["warning"] else ""
-        )
+        warning = f'<p class="guide-warning">Mind: {prose(rule["warning"])}</p>' if rule["warning"] else ""
         sources = "; ".join(source(app, docname, one) for one in rule["evidence"])
         name = rule["name"].replace("_", "-")
         rows.append(
             f'<tr id="rule-{name}"><td><ul>{when}{unless}</ul></td>'
             f"<td><ul>{votes or '<li>no vote</li>'}</ul></td>"
-            f'<td><span class="guide-reason">{html.escape(rule["reason"])}</span> '
+            f'<td><span class="guide-reason">{prose(rule["reason"])}</span> '
             f'<span class="guide-sources">[{sources}]</span>{warning}</td></tr>'
         )
     head = (
@@ -153,6 +149,11 @@ def source(app: Sphinx, docname: str, evidence: dict[str, str]) -> str:
     if kind == "claim":
         return link(address, f"measured here: {text}")
     return link(address, title if where == title else f"{title}, “{where}”")
+
+
+def prose(text: str) -> str:
+    """As HTML, with each number kept together with its per cent."""
+    return html.escape(text).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def link(address: str, text: str) -> str:

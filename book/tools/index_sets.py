@@ -18,6 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 
 INTRODUCTION = "book/introduction"
 EPS = 1e-5
+MINUS, HYPHEN = "−", "-"
 SHAPE = (3, 4, 2, 2)
 # Channel 1 is channel 0 doubled; sample 1 is sample 0 with three times the contrast, sample 2 is 20 brighter:
 # what a technique forgets is seen at a glance.
@@ -100,7 +101,7 @@ def picture(links: dict[str, str]) -> str:
         panels.append(
             f'<a href="{links[row["notebook"]]}" style="--set:{row["colour"]}">'
             f"{cube(list(axes), said)}<strong>{names}</strong>"
-            f"<span>{common(list(axes))}</span><span>μ over {', '.join(axes)}</span></a>"
+            f"<span>{common(list(axes))}</span><span>mean over {', '.join(axes)}</span></a>"
         )
     return f'<div class="index-picture">{"".join(panels)}</div>'
 
@@ -134,9 +135,9 @@ def cube(axes: list[str], said: str) -> str:
     )
     letters = "".join(
         f'<text x="{x}" y="{y}">{letter}</text>'
-        for letter, x, y in (("N", 1.8, 0.95), ("C", 5.5, -0.15), ("H·W", -1.55, -1.75))
+        for letter, x, y in (("N", 2, 0.95), ("C", 5.7, -0.3), ("H·W", -1.2, -1.75))
     )
-    box = "-1.75 -6.3 8.5 7.5"
+    box = "-2.3 -6.3 9 7.6"
     return f'<svg viewBox="{box}" role="img" aria-label="{html.escape(said)}">{drawn}{letters}</svg>'
 
 
@@ -166,7 +167,7 @@ def number(value: float, digits: int = 4) -> str:
         text = f"{float(mantissa):g}e{int(exponent)}"
     else:
         text = f"{float(f'{value:.{digits}g}'):g}"
-    return text.replace("-", "−")
+    return text.replace(HYPHEN, MINUS)
 
 
 def indices() -> Iterator[tuple[int, ...]]:
@@ -205,14 +206,14 @@ def explorer(docname: str) -> str:
 <figure class="index-sets" data-preset="{row["name"]}" style="--set:{row["colour"]};--ink:{row["ink"]}">
 <figcaption><strong>Which elements share statistics?</strong>
 <span class="is-help">Choose a technique. Tap an element, or move with the arrow keys, to see its set
-<i>S</i>; type a number to change it.</span></figcaption>
+<i>S</i>, and change its number below.</span></figcaption>
 <form class="is-controls" autocomplete="off">
 <fieldset><legend>Technique</legend>{choices}</fieldset>
 <fieldset class="is-groups"{disabled}><legend>Groups <i>G</i></legend>{counts}</fieldset>
 </form>
 <div class="is-tensors">
 <div><p><i>x</i>, shape (N, C, H, W) = {SHAPE}</p>
-{tensor("grid", "x", {i: f"{x[i]:g}".replace("-", "−") for i in x}, x, inside)}</div>
+{tensor("grid", "x", {i: f"{x[i]:g}".replace(HYPHEN, MINUS) for i in x}, x, inside)}</div>
 <div><p><i>x̂</i>, normalized</p>
 {tensor("table", "x̂", {i: fixed(float(x_hat[i])) for i in x}, {i: float(x_hat[i]) for i in x}, inside)}</div>
 </div>
@@ -222,7 +223,9 @@ def explorer(docname: str) -> str:
         ", ".join(map(str, SELECTED))
     }]</span> <input name="value" type="number" step="any"
  value="{value}"></label>
-<label>ε <input name="eps" type="number" step="any" min="0" value="{EPS:g}"></label>
+<label>ε <input name="eps" type="number" step="any" min="0" value="{
+        number(EPS).replace(MINUS, HYPHEN)
+    }"></label>
 <span class="is-buttons"><button type="button" value="shift">+ 1000</button>
 <button type="button" value="scale">× 10</button>
 <button type="button" value="equal">All equal</button>
@@ -235,9 +238,8 @@ def explorer(docname: str) -> str:
 <div><dt data-is="spread">{"σ²" if row["centred"] else "mean of x²"}</dt>
 <dd data-is="var">{number(float(var[SELECTED]))}</dd></div>
 </dl>
-<math><mover accent="true"><mi>x</mi><mo>^</mo></mover><mo>=</mo><mfrac><mrow><mn data-is="x">{
-        number(value)
-    }</mn>
+<math displaystyle="true"><mover accent="true"><mi>x</mi><mo stretchy="false">^</mo></mover><mo>=</mo>
+<mfrac><mrow><mn data-is="x">{number(value)}</mn>
 <mrow data-is="minus"{"" if row["centred"] else " hidden"}><mo>−</mo><mn data-is="mean">{
         bracketed(float(mean[SELECTED]))
     }</mn></mrow></mrow>
@@ -258,12 +260,12 @@ def said(row: dict[str, Any], n: int, groups: int) -> str:
     shared = "μ and σ²" if row["centred"] else "one mean of x²"
     of = f", G = {groups}" if "C/G" in row["axes"] else ""
     size = len(EXAMPLE)
-    return f"{row['title']}{of}: {n} of {size} elements share {shared}, those with the {common(row['axes'])}."
+    return f"{row['title']}{of}: {n} of {size} elements share {shared}: {common(row['axes'])}."
 
 
 def fixed(value: float) -> str:
     """x̂ with two decimals, and no minus before a zero."""
-    return f"{value + 0.0:.2f}".replace("-0.00", "0.00").replace("-", "−")
+    return f"{value + 0.0:.2f}".replace("-0.00", "0.00").replace(HYPHEN, MINUS)
 
 
 def bracketed(value: float) -> str:
@@ -312,42 +314,37 @@ def label(i: tuple[int, ...], text: str, inside: bool) -> str:
 
 
 # ------------------------------------------------------------------------------------------- into the pages
+class figure_place(nodes.General, nodes.Element):
+    """Where a figure will stand: it is made at writing, and never older than the package."""
+
+
 class IndexSetPicture(SphinxDirective):
     """``{index-set-picture}``: all index sets in one picture."""
 
     def run(self) -> list[nodes.Node]:
-        links = {
-            row["notebook"]: self.env.app.builder.get_relative_uri(
-                self.env.docname, f"notebooks/{row['notebook']}"
-            )
-            for row in techniques()
-        }
-        return [nodes.raw("", picture(links), format="html")]
-
-
-class figure_place(nodes.General, nodes.Element):
-    """Where the figure will stand."""
+        return [figure_place(part="picture")]
 
 
 class IndexSetFigure(SphinxDirective):
     """``{index-set-figure}``: the interactive figure. A technique's chapter has it without asking."""
 
     def run(self) -> list[nodes.Node]:
-        return [figure_place()]
+        return [figure_place(part="figure")]
 
 
 def insert(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Put the figure where a page asks for it, or below a chapter's introduction."""
-    places = list(doctree.findall(figure_place))
+    """Put the figures where a page asks for them, or below a chapter's introduction."""
     if preset(docname) is None:
         return
-    made = nodes.raw("", explorer(docname), format="html")
-    if places:
-        places[0].replace_self(made)
-    elif docname != INTRODUCTION:
+    uri = app.builder.get_relative_uri
+    links = {row["notebook"]: uri(docname, f"notebooks/{row['notebook']}") for row in techniques()}
+    for place in list(doctree.findall(figure_place)):
+        made = picture(links) if place["part"] == "picture" else explorer(docname)
+        place.replace_self(nodes.raw("", made, format="html"))
+    if docname != INTRODUCTION:
         title = next(doctree.findall(nodes.section))
         first = title.first_child_matching_class(nodes.section)
-        title.insert(len(title) if first is None else first, made)
+        title.insert(len(title) if first is None else first, nodes.raw("", explorer(docname), format="html"))
 
 
 def write_again(app: Sphinx, env: BuildEnvironment) -> list[str]:
