@@ -111,7 +111,7 @@
   }
 
   function list(title, items, attributes = {}) {
-    return items.length ? [element("h3", title), element("ul", "", attributes, items)] : [];
+    return items.length ? [element("h2", title), element("ul", "", attributes, items)] : [];
   }
 
   function question({ name, question: text }) {

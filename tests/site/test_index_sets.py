@@ -135,7 +135,7 @@ def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
     ):
         page.keyboard.press(pressed)
         assert figure.locator("[data-is=name]").inner_text() == name
-    assert page.evaluate("scrollY") == before
+    assert abs(page.evaluate("scrollY") - before) < 40, "an arrow key alone would scroll the page further"
     page.keyboard.type("-50.5")  # straight into the field
     page.keyboard.press("Enter")  # and back
     assert chosen.evaluate("cell => cell === document.activeElement")
