@@ -290,8 +290,8 @@ def tensor(
     )
     rows = [f'<div role="row" class="is-head"><span role="{cell}"></span>{heads}</div>']
     for n, h in itertools.product(range(samples), range(height)):
-        name = f"<i>n</i> {n}" if h == 0 else f'<span class="visually-hidden">n {n}, h {h}</span>'
-        head = f'<span role="rowheader">{name}</span>'
+        text = f"<i>n</i> {n}" if h == 0 else f'<span class="visually-hidden">n {n}, h {h}</span>'
+        head = f'<span role="rowheader">{text}</span>'
         cells = []
         for c, w in itertools.product(range(channels), range(width)):
             i = (n, c, h, w)

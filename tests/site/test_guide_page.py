@@ -107,8 +107,9 @@ def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
 def test_a_finger_is_enough(visit: Visit) -> None:
     page = visit(PAGE, width=390)
     page.get_by_role("link", name="A language model").tap()
-    summary = page.locator(".guide-summary")
-    assert summary.inner_text() == "First choice: Layer or RMS."
+    page.wait_for_url("**#architecture=transformer*")
+    summary = page.locator(".guide-summary", has_text="First choice: Layer or RMS.")
+    summary.wait_for()
     assert summary.evaluate("one => one.getBoundingClientRect().bottom <= innerHeight"), "seen at once"
     assert page.locator("[name=task]").input_value() == "language_modelling"
     page.locator("[data-technique=group] summary").tap()
