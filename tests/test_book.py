@@ -48,6 +48,7 @@ def test_every_page_is_there() -> None:
         f"book/{name}.html"
         for name in (
             "introduction",
+            "guide",
             "api",
             "references",
             "generated/claims",
