@@ -1,0 +1,67 @@
+"""Ways across the book: from a chapter's exercise to its folds and back, from a claim to the cell that runs it.
+
+Notebooks must read alike in Colab and on GitHub, so they carry no labels. Their code names what it is about,
+``check("batch_norm.layer", …)`` and ``claims.run("batch_norm.leak")``, and the labels are made from that.
+"""
+
+import re
+from typing import cast
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.domains.std import StandardDomain
+
+ASKED = re.compile(r'\bcheck\(\s*"(\w+\.\w+)"')
+RUN = re.compile(r'\bclaims\.run\(\s*"(\w+\.\w+)"')
+
+
+def section_of(node: nodes.Element) -> nodes.section:
+    """The innermost section around ``node``."""
+    while not isinstance(node, nodes.section):
+        assert node.parent is not None
+        node = node.parent
+    return node
+
+
+def label(app: Sphinx, doctree: nodes.document) -> None:
+    """Let ``task-ID`` name the section that asks an exercise, and ``claim-NAME`` the cell that runs a claim."""
+    page = app.env.docname
+    if not page.startswith("notebooks/"):
+        return
+    standard = cast(StandardDomain, app.env.get_domain("std"))
+    for block in doctree.findall(nodes.literal_block):
+        section = section_of(block)
+        title = cast(nodes.title, section[0]).astext()
+        for id in ASKED.findall(block.astext()):
+            section["exercise"] = id
+            standard.labels[f"task-{id}"] = (page, section["ids"][0], title)
+        for name in RUN.findall(block.astext()):
+            if f"claim-{name}" not in standard.labels:
+                anchor = nodes.make_id(f"claim-{name}")
+                block.parent["ids"].append(anchor)
+                standard.labels[f"claim-{name}"] = (page, anchor, title)
+
+
+def lead_to_folds(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Below each exercise of a chapter: where its hints, its solution and the typical wrong answers stand."""
+    standard = cast(StandardDomain, app.env.get_domain("std"))
+    for section in list(doctree.findall(nodes.section)):
+        if "exercise" not in section:
+            continue
+        id = section["exercise"]
+        target = standard.labels[f"exercise-{id}"]
+        where = app.builder.get_relative_uri(page, target[0])
+        line = nodes.paragraph(classes=["exercise-folds"])
+        line += nodes.inline("", "Without a kernel: ")
+        for number, (part, words) in enumerate(
+            [("hints", "hints"), ("solution", "solution"), ("wrong", "typical wrong answers")]
+        ):
+            line += nodes.Text(" · " if number else "")
+            line += nodes.reference("", words, internal=True, refuri=f"{where}#exercise-{id}-{part}")
+        section += line
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("doctree-read", label)
+    app.connect("doctree-resolved", lead_to_folds)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
