@@ -1,11 +1,13 @@
-"""Ways across the book: from a chapter's exercise to its folds and back, from a claim to the cell that runs it.
+"""Ways across the book: from an exercise to its folds and back, from a claim to the cell that runs it.
 
 Notebooks must read alike in Colab and on GitHub, so they carry no labels. Their code names what it is about,
 ``check("batch_norm.layer", …)`` and ``claims.run("batch_norm.leak")``, and the labels are made from that.
 """
 
+import hashlib
 import re
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -23,8 +25,14 @@ def section_of(node: nodes.Element) -> nodes.section:
     return node
 
 
+def name_place(standard: StandardDomain, name: str, page: str, anchor: str, title: str) -> None:
+    """Make the place known under ``name``, to references with words of their own and without."""
+    standard.labels[name] = (page, anchor, title)
+    standard.anonlabels[name] = (page, anchor)
+
+
 def label(app: Sphinx, doctree: nodes.document) -> None:
-    """Let ``task-ID`` name the section that asks an exercise, and ``claim-NAME`` the cell that runs a claim."""
+    """Let ``task-ID`` name the section that asks it, ``claim-NAME`` the cell that runs it."""
     page = app.env.docname
     if not page.startswith("notebooks/"):
         return
@@ -34,12 +42,12 @@ def label(app: Sphinx, doctree: nodes.document) -> None:
         title = cast(nodes.title, section[0]).astext()
         for id in ASKED.findall(block.astext()):
             section["exercise"] = id
-            standard.labels[f"task-{id}"] = (page, section["ids"][0], title)
+            name_place(standard, f"task-{id}", page, section["ids"][0], title)
         for name in RUN.findall(block.astext()):
             if f"claim-{name}" not in standard.labels:
                 anchor = nodes.make_id(f"claim-{name}")
                 block.parent["ids"].append(anchor)
-                standard.labels[f"claim-{name}"] = (page, anchor, title)
+                name_place(standard, f"claim-{name}", page, anchor, title)
 
 
 def lead_to_folds(app: Sphinx, doctree: nodes.document, page: str) -> None:
@@ -61,7 +69,9 @@ def lead_to_folds(app: Sphinx, doctree: nodes.document, page: str) -> None:
         section += line
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", label)
     app.connect("doctree-resolved", lead_to_folds)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    # Pages are read again when this file changes.
+    version = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8], 16)
+    return {"env_version": version, "parallel_read_safe": True, "parallel_write_safe": True}
