@@ -5,6 +5,7 @@ python book/tools/chapters.py [NAME …]     regenerate notebooks/NAME.ipynb, al
 
 import re
 import sys
+import time
 from pathlib import Path
 
 import jupytext
@@ -68,9 +69,10 @@ def regenerate(script: Path) -> None:
     put_first_cell(script)
     notebook = notebook_of(script)
     place = {"metadata": {"path": script.parent}}
+    start = time.perf_counter()
     nbclient.NotebookClient(notebook, timeout=600, record_timing=False, resources=place).execute()
     notebook.metadata = nbformat.from_dict(METADATA)  # the kernel added its own version
-    executed.store(ROOT, script.with_suffix(".ipynb"), notebook)
+    executed.store(ROOT, script.with_suffix(".ipynb"), notebook, time.perf_counter() - start)
     for cell in code_cells(notebook):
         if is_checked(cell):
             problems = unstable(cell)

@@ -91,7 +91,7 @@ def resolve(
 def setup(app: Sphinx) -> dict[str, bool]:
     if not sys.stdout.isatty():
         nocolor()  # Jupyter Book leaves the colours in a log
-    for part in ("crossings", "quizzes"):
+    for part in ("bibliography", "crossings", "quizzes", "status"):
         app.setup_extension(part)
     app.connect("config-inited", configure, priority=100)  # before the table of contents looks for pages
     app.connect("html-page-context", describe)

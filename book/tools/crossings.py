@@ -32,11 +32,16 @@ def name_place(standard: StandardDomain, name: str, page: str, anchor: str, titl
 
 
 def label(app: Sphinx, doctree: nodes.document) -> None:
-    """Let ``task-ID`` name the section that asks it, ``claim-NAME`` the cell that runs it."""
+    """Name the sections ``CHAPTER/HEADING``, exercises ``task-ID`` and cells that run claims ``claim-NAME``."""
     page = app.env.docname
     if not page.startswith("notebooks/"):
         return
     standard = cast(StandardDomain, app.env.get_domain("std"))
+    chapter = app.env.titles[page].astext()
+    for section in doctree.findall(nodes.section):
+        title = cast(nodes.title, section[0]).astext()
+        name = f"{page.removeprefix('notebooks/')}/{title.lower()}"
+        name_place(standard, name, page, section["ids"][0], f"{chapter}: {title}")
     for block in doctree.findall(nodes.literal_block):
         section = section_of(block)
         title = cast(nodes.title, section[0]).astext()
@@ -54,10 +59,10 @@ def lead_to_folds(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """Below each exercise of a chapter: where its hints, its solution and the typical wrong answers stand."""
     standard = cast(StandardDomain, app.env.get_domain("std"))
     for section in list(doctree.findall(nodes.section)):
-        if "exercise" not in section:
+        id = section.get("exercise")
+        target = standard.labels.get(f"exercise-{id}")
+        if not target:  # no exercise, or a book without the pages of solutions
             continue
-        id = section["exercise"]
-        target = standard.labels[f"exercise-{id}"]
         where = app.builder.get_relative_uri(page, target[0])
         line = nodes.paragraph(classes=["exercise-folds"])
         line += nodes.inline("", "Without a kernel: ")

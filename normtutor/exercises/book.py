@@ -67,17 +67,17 @@ def _wrong_answer(exercise: Exercise, mistake: Mistake) -> str:
 def _change(right: str, wrong: str) -> str:
     """The lines that differ, as plain HTML: a thousand of them, coloured word by word, would be heavy."""
     before, after = right.strip().splitlines(), wrong.strip().splitlines()
-    blocks = []
+    parts = []
     for kind, i1, i2, j1, j2 in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if kind != "equal":
-            old, new = (
-                "".join(f"{sign} {line}\n" for line in lines)
-                for sign, lines in (("−", before[i1:i2]), ("+", after[j1:j2]))
-            )
-            blocks.append(
-                (f"<del>{escape(old, quote=False)}</del>" if old else "")
-                + (f"<ins>{escape(new, quote=False)}</ins>" if new else "")
-            )
+            parts += [("del", "− ", before[i1:i2]), ("ins", "+ ", after[j1:j2])]
+    lines = [line for _, _, some in parts for line in some if line]
+    margin = min(len(line) - len(line.lstrip()) for line in lines)
+    blocks = []
+    for tag, sign, some in parts:
+        text = "".join(f"{sign}{line[margin:]}\n" for line in some)
+        if text:
+            blocks.append(f"<{tag}>{escape(text, quote=False)}</{tag}>")
     return f'<pre class="change">{"".join(blocks)}</pre>'
 
 
