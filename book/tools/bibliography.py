@@ -50,9 +50,10 @@ class Style(Unsorted):
 
 @cache
 def citing(root: Path) -> dict[str, list[str]]:
-    """For each arXiv number, the chapters that cite it."""
+    """For each arXiv number, the chapters that cite it, in the book's order."""
     found: dict[str, list[str]] = {}
-    for script in sorted((root / "notebooks").glob("*.py")):
+    order = re.findall(r"notebooks/(\w+)$", (root / "_toc.yml").read_text("utf8"), re.MULTILINE)
+    for script in (root / "notebooks" / f"{name}.py" for name in order):
         for number in set(re.findall(r"arxiv\.org/abs/(\d+\.\d+)", script.read_text("utf8"))):
             found.setdefault(number, []).append(script.stem)
     return found

@@ -32,7 +32,7 @@ def name_place(standard: StandardDomain, name: str, page: str, anchor: str, titl
 
 
 def label(app: Sphinx, doctree: nodes.document) -> None:
-    """Name the sections ``CHAPTER/HEADING``, exercises ``task-ID`` and cells that run claims ``claim-NAME``."""
+    """Name sections ``CHAPTER/HEADING``, exercises ``task-ID``, cells that run a claim ``claim-NAME``."""
     page = app.env.docname
     if not page.startswith("notebooks/"):
         return
