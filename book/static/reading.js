@@ -39,7 +39,7 @@
       fold.open = true;
     }
     if (opened) {
-      target.scrollIntoView();
+      target.scrollIntoView({ behavior: "instant" });
     }
   };
   window.addEventListener("hashchange", unfold);

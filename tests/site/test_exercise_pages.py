@@ -50,7 +50,8 @@ def test_from_the_chapter_to_the_fold_and_back(visit: Visit) -> None:
     page.wait_for_url("**/exercises/batch_norm.html#*")
     solution = page.locator("#exercise-batch_norm\\.layer-solution")
     assert solution.locator("pre").is_visible()
-    assert solution.evaluate("fold => fold.getBoundingClientRect().top") < 900
+    in_sight = "() => { const box = document.querySelector('.fold.solution[open]').getBoundingClientRect();"
+    page.wait_for_function(in_sight + " return box.top >= 0 && box.top < innerHeight; }")
     assert page.locator("details[open]").count() == 1
     page.locator(LAYER).get_by_role("link", name="6. The whole layer").click()
     page.wait_for_url("**/notebooks/batch_norm.html#the-whole-layer")
