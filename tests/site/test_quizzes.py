@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from bs4 import BeautifulSoup
 from serving import HTML, WIDTHS, Visit
 
 import chapters
@@ -80,8 +81,9 @@ def test_without_scripts_the_answer_is_in_a_fold(visit: Visit) -> None:
     assert sum("Right." in reason for reason in reasons.all_inner_texts()) == 1
 
 
-def test_formulas_in_questions_are_formulas() -> None:
-    text = (HTML / "notebooks" / "batch_norm.html").read_text("utf8")
-    first = text.partition('<fieldset class="quiz')[2].partition("</fieldset>")[0]
-    assert "$" not in first
-    assert 'class="math' in text.partition("Two channels, before Batch")[2].partition("</fieldset>")[0]
+@pytest.mark.parametrize("name", NAMES)
+def test_formulas_in_questions_are_formulas(name: str) -> None:
+    page = BeautifulSoup((HTML / "notebooks" / f"{name}.html").read_bytes(), "html.parser")
+    questions = page.select("fieldset.quiz")
+    assert [question.get_text() for question in questions if "$" in question.get_text()] == []
+    assert [question for question in questions if question.select(".math, math")]
