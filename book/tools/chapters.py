@@ -71,9 +71,8 @@ def regenerate(script: Path) -> None:
     place = {"metadata": {"path": script.parent}}
     start = time.perf_counter()
     nbclient.NotebookClient(notebook, timeout=600, record_timing=False, resources=place).execute()
-    took = time.perf_counter() - start
     notebook.metadata = nbformat.from_dict(METADATA)  # the kernel added its own version
-    executed.store(ROOT, script.with_suffix(".ipynb"), notebook, took)
+    executed.store(ROOT, script.with_suffix(".ipynb"), notebook, time.perf_counter() - start)
     for cell in code_cells(notebook):
         if is_checked(cell):
             problems = unstable(cell)

@@ -76,6 +76,8 @@ def resolve(
 def setup(app: Sphinx) -> dict[str, bool]:
     if not sys.stdout.isatty():
         nocolor()  # Jupyter Book leaves the colours in a log
+    for part in ("bibliography", "crossings", "quizzes", "status"):
+        app.setup_extension(part)
     app.connect("config-inited", configure, priority=100)  # before the table of contents looks for pages
     app.connect("autodoc-process-docstring", escape)
     app.connect("missing-reference", resolve)

@@ -32,9 +32,9 @@ def cache_path(root: Path) -> Path:
     return root / "_build" / "executed" / digest.hexdigest()[:16]
 
 
-def store(root: Path, path: Path, notebook: nbformat.NotebookNode, took: float) -> None:
-    """Put an executed notebook where the book's build finds it, with the seconds it took, as that does."""
-    bundle = CacheBundleIn(notebook, str(path), data={"execution_seconds": took})
+def store(root: Path, path: Path, notebook: nbformat.NotebookNode, seconds: float) -> None:
+    """Put an executed notebook, and how long it ran, where the book's build finds it."""
+    bundle = CacheBundleIn(notebook, str(path), data={"execution_seconds": seconds})
     get_cache(cache_path(root)).cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
 
 
@@ -47,11 +47,12 @@ def pytest_runtest_makereport(
     if isinstance(item, IPyNbCell) and call.when == "call" and not report.failed:
         done = item.parent.stash.setdefault(outputs, {})
         done[item.cell_num] = item.test_outputs or []
-        item.parent.stash[seconds] = item.parent.stash.get(seconds, 0.0) + call.duration
+        stash = item.parent.stash
+        stash[seconds] = stash.get(seconds, 0.0) + call.duration
         notebook = copy.deepcopy(item.parent.nb)
         cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
         if len(done) == len(cells):
             for count, cell in enumerate(cells):
                 cell.outputs, cell.execution_count = done[count], count + 1
-            store(item.config.rootpath, item.path, notebook, item.parent.stash[seconds])
+            store(item.config.rootpath, item.path, notebook, stash[seconds])
     return report

@@ -164,6 +164,10 @@ def test_the_book_shows_every_exercise_in_full() -> None:
         parts += [mistake.sentence for mistake in exercise.mistakes]
         assert [part for part in parts if part.strip() not in section] == [], exercise.id
         wrong = section.index("typical wrong answers</summary>")
+        hints = [section.index(f"Hint {n} of ") for n in range(1, len(exercise.hints) + 1)]
+        assert [section.find("</details>", hint) for hint in hints] == [
+            section.find("</details>", hints[-1])
+        ] * len(hints), "each hint holds the next"
         assert (
             section.index(exercise.reference.strip()) < wrong < section.rindex(exercise.mistakes[0].sentence)
         )
@@ -176,11 +180,12 @@ def test_the_book_shows_every_exercise_in_full() -> None:
     lines = text.splitlines()
     for number, line in enumerate(lines):
         if line.startswith("<summary>"):  # Markdown inside needs the blank line
-            assert lines[number - 1] == "<details>"
+            assert lines[number - 1].startswith("<details ")
             assert lines[number + 1] == ""
         if line == "</details>":
             assert lines[number - 1] == ""
-    assert text.count("<details>") == text.count("</details>") == sum(len(e.hints) + 2 for e in ALL)
+    folds = sum(len(e.hints) + 2 + len(e.mistakes) for e in ALL)
+    assert text.count("<details ") == text.count("</details>") == folds
 
 
 def test_a_patch_whose_text_is_missing_or_ambiguous_is_an_error() -> None:

@@ -26,7 +26,9 @@ _PAGE = """# Published claims, put to the test
 The course tests {count} claims of the literature, each with an experiment small enough for a laptop. What
 counts as "reproduces" is a band wide enough that a seed does not decide; each run prints it. Some bands were
 set after a first, exploratory run, and then held on further seeds. A claim that does not reproduce here may
-well hold at the paper's scale: the chapter says what is missing. `make claims` repeats all of them."""
+well hold at the paper's scale: the chapter says what is missing. `make claims` repeats all of them.
+
+{summary}"""
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,22 @@ def recorded(name: str, folder: Path | None = None) -> str:
 
 def page() -> str:
     """The page of the book that lists every claim with what was measured, as Markdown."""
-    record, parts = _record(), [_PAGE.format(count=len(claims()))]
+    record = _record()
+    parts = [_PAGE.format(count=len(claims()), summary=_summary(record))]
     for chapter, title in CHAPTERS.items():
         mine = [claim for name, claim in claims().items() if name.partition(".")[0] == chapter]
         if mine:
             parts.append(f"## [{title}](../../notebooks/{chapter}.ipynb)")
             parts += [_paragraph(claim, record.get(claim.name)) for claim in mine]
     return "\n\n".join(parts) + "\n"
+
+
+def _summary(record: dict[str, Measured]) -> str:
+    """How many of the claims on record reproduce, and which do not."""
+    known = {name: record[name]["holds"] for name in claims() if name in record}
+    failed = [f"{{ref}}`{name} <claim-{name}>`" for name, holds in known.items() if not holds]
+    told = f"Of the {len(known)} on record, {sum(known.values())} reproduce here"
+    return f"{told}. These do not: {', '.join(failed)}." if failed else f"{told}."
 
 
 def _paragraph(claim: Claim, entry: Measured | None) -> str:
@@ -158,6 +169,8 @@ def _paragraph(claim: Claim, entry: Measured | None) -> str:
         lines.append(f"Measured: {entry['tells']}")
         lines.append(f"Verdict: **{_verdict(entry)}** here. Recorded {_where(entry)}.")
     lines += [f"Caveat: {claim.caveat}."] * bool(claim.caveat)
+    # The book's Sphinx extension knows which cell of the chapter runs it.
+    lines.append(f"Code and short run: {{ref}}`claim-{claim.name}`")
     return "\n\n".join([lines[0], "\n".join(f"- {line}" for line in lines[1:])])
 
 
