@@ -75,8 +75,15 @@ def tell_where(app: Sphinx, doctree: nodes.document, page: str) -> None:
             paragraph += nodes.reference("", title, internal=True, refuri=where)
 
 
+def mend_roles(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """docutils gives the entries a role that is deprecated, and that a list may not hold."""
+    if page == PAGE:
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     register_plugin("pybtex.style.formatting", "course", Style)
     register_plugin("pybtex.style.labels", "course", AuthorYear)
     app.connect("doctree-resolved", tell_where)
+    app.connect("html-page-context", mend_roles)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
