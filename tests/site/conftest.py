@@ -3,13 +3,12 @@
 import os
 import shutil
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from serving import BROWSERS, HTML, QUIET, WIDTHS, Handler, Visit
+from serve import serve
+from serving import BROWSERS, HTML, QUIET, WIDTHS, Visit
 
 
 @pytest.fixture(scope="session")
@@ -17,9 +16,8 @@ def site() -> Iterator[str]:
     """Where the built site is served: ``http://127.0.0.1:PORT``."""
     if not (HTML / "index.html").exists():
         pytest.fail("no built site: run `make book` first")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: Handler(*a, directory=str(HTML)))
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    server, address = serve()
+    yield address
     server.shutdown()
 
 
