@@ -5,6 +5,7 @@ the build. Chromium, Firefox and Safari lay MathML out by themselves; course.css
 """
 
 import re
+from collections.abc import Iterator
 from html import escape
 from typing import Any
 
@@ -70,16 +71,40 @@ BINARY = {
 }
 BINARY |= {"cap": "∩", "cup": "∪", "setminus": "∖", "ast": "∗", "star": "⋆", "div": "÷", "bullet": "∙"}
 LARGE = {"sum": "∑", "prod": "∏", "int": "∫", "bigcup": "⋃", "bigcap": "⋂"}
-NAMED = "exp ln log tanh sin cos tan cosh sinh dim det deg arg Pr ker gcd".split()
-UNDER = "min max lim sup inf argmin argmax".split()  # in a display, what they range over stands below
+NAMED = [
+    "exp",
+    "ln",
+    "log",
+    "tanh",
+    "sin",
+    "cos",
+    "tan",
+    "cosh",
+    "sinh",
+    "dim",
+    "det",
+    "deg",
+    "arg",
+    "Pr",
+    "ker",
+    "gcd",
+]
+UNDER = [
+    "min",
+    "max",
+    "lim",
+    "sup",
+    "inf",
+    "argmin",
+    "argmax",
+]  # in a display, what they range over stands below
 SPACES = {",": "0.1667em", ":": "0.2222em", ">": "0.2222em", ";": "0.2778em", "!": "-0.1667em", " ": "0.25em"}
 SPACES |= {"quad": "1em", "qquad": "2em", "~": "0.25em"}
 ACCENTS = {
-    "hat": "^",
+    "hat": "ˆ",
     "widehat": "^",
     "bar": "‾",
-    "overline": "‾",
-    "tilde": "~",
+    "tilde": "˜",
     "widetilde": "~",
     "dot": "˙",
 }
@@ -143,7 +168,7 @@ class Parser:
             part = self.scripted(operand)
             if part:
                 parts.append(part)
-                operand = not part.startswith("<mo") or 'form="postfix"' in part or part == BAR
+                operand = not re.match("<mo[ >]", part) or 'form="postfix"' in part or part == BAR
         return parts
 
     def group(self) -> str:
@@ -170,20 +195,19 @@ class Parser:
         """An atom with what is written below and above it."""
         base, under = self.atom(operand)
         below = above = ""
-        primes = ""
         while self.peek() in ("_", "^", "'", r"\limits", r"\nolimits"):
             token = self.take()
             if token == "_":
                 below = self.group()
             elif token == "^":
                 above = self.group()
-            elif token == "'":
-                primes += "′"
-        if primes:
-            above = element("mrow", operator(primes) + above) if above else operator(primes)
+            elif token == "'":  # the sign is raised by itself
+                base = element("mrow", base + operator("′", lspace="0", rspace="0"))
         if not (below or above):
             return base
         base = base or element("mrow", "")
+        if "minsize" in base:  # as high as it is drawn, not as the plain sign
+            base = element("mrow", base)
         names = ("munder", "mover", "munderover") if under else ("msub", "msup", "msubsup")
         return element(names[bool(above) + bool(below and above)], base + below + above)
 
@@ -222,9 +246,10 @@ class Parser:
         if name in LARGE:
             return operator(LARGE[name], movablelimits="true"), True
         if name in NAMED or name in UNDER:
-            return operator(
-                name, form="prefix", lspace="0.1667em", rspace="0.1667em", movablelimits="true"
-            ), (name in UNDER)
+            before = "0.1667em" if operand else "0"
+            after = "0" if self.peek() in ("(", "[") else "0.1667em"
+            sign = operator(name, form="prefix", lspace=before, rspace=after, movablelimits="true")
+            return sign, name in UNDER
         if name in SPACES:
             return element("mspace", "", width=SPACES[name]), False
         if name in SIZES or name[:-1] in SIZES:
@@ -232,7 +257,7 @@ class Parser:
         if name in VARIANTS:
             return element("mi", self.styled(VARIANTS[name])), False
         if name in ACCENTS:
-            sign = operator(ACCENTS[name], stretchy="true" if name.startswith(("over", "wide")) else "false")
+            sign = operator(ACCENTS[name], stretchy="true" if name.startswith("wide") else "false")
             return element("mover", self.group() + sign, accent="true"), False
         if name in IGNORED:
             return "", False
@@ -298,6 +323,9 @@ class Parser:
 
     def read_dfrac(self) -> str:
         return element("mstyle", self.read_frac(), displaystyle="true")
+
+    def read_overline(self) -> str:
+        return element("mrow", self.group(), **{"class": "overline"})  # a border: few fonts can stretch a bar
 
     def read_binom(self) -> str:
         return (
@@ -406,10 +434,20 @@ BAR = operator("|", stretchy="false", lspace="0", rspace="0")
 
 def converted(node: nodes.Element, display: bool) -> str:
     try:
-        return mathml(node.astext(), display)
+        made = mathml(node.astext(), display)
     except FormulaError as error:
         LOGGER.warning("formula not understood: %s: %s", error, node.astext(), location=node, type="formula")
         return element("code", escape(node.astext()))
+    if any(isinstance(above, nodes.thead) for above in ancestors(node)):
+        # A header that is all formula counts as empty unless it has a name.
+        return made.replace("<math", f'<math aria-label="{re.sub("<[^>]*>", "", made)}"', 1)
+    return made
+
+
+def ancestors(node: nodes.Element) -> Iterator[nodes.Element]:
+    while node.parent is not None:
+        node = node.parent
+        yield node
 
 
 def visit_inline(translator: Any, node: nodes.math) -> None:

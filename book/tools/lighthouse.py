@@ -30,7 +30,10 @@ def measure(url: str, preset: str, browser: str) -> dict[str, Any]:
     """One run of Lighthouse: its report."""
     command = [str(NODE / "node_modules/.bin/lighthouse"), url, "--quiet", "--output=json"]
     command += ["--chrome-flags=--headless=new --no-sandbox --disable-gpu --disable-quic"]
-    command += [f"--only-categories={','.join(SCORES)}", *(["--preset=desktop"] if preset == "desktop" else [])]
+    command += [
+        f"--only-categories={','.join(SCORES)}",
+        *(["--preset=desktop"] if preset == "desktop" else []),
+    ]
     done = subprocess.run(
         command, env=os.environ | {"CHROME_PATH": browser}, capture_output=True, text=True, timeout=300
     )
@@ -65,11 +68,20 @@ def main(runs: int = 3) -> None:
                 f" {paint / 1000:6.2f} {block:7.0f} {shift:6.3f} | {size:5.0f} {len(requests):8}"
             )
             for name, audit in reports[-1]["audits"].items():
-                whole = [one for one in SCORES[1:] if any(ref["id"] == name and ref["weight"] for ref in reports[-1]["categories"][one]["auditRefs"])]
+                whole = [
+                    one
+                    for one in SCORES[1:]
+                    if any(
+                        ref["id"] == name and ref["weight"]
+                        for ref in reports[-1]["categories"][one]["auditRefs"]
+                    )
+                ]
                 if whole and audit["score"] not in (1, None):
                     print(f"    {whole[0]}: {name}: {audit['title']}")
     server.shutdown()
-    print(f"The last report of each is in {folder.relative_to(ROOT)}; https://googlechrome.github.io/lighthouse/viewer shows it.")
+    print(
+        f"The last report of each is in {folder.relative_to(ROOT)}; https://googlechrome.github.io/lighthouse/viewer shows it."
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def signs() -> set[str]:
     """Every character of a formula, and the slanted forms that a browser puts in place of letters."""
     tables = (formulas.LETTERS, formulas.UPRIGHT, formulas.FENCES, formulas.RELATIONS, formulas.BINARY)
     found = {sign for table in (*tables, formulas.LARGE, formulas.ACCENTS) for sign in table.values()}
-    found |= {chr(code) for code in range(0x20, 0x7F)} | set("−∗′⏞⏟\u00a0") | set(formulas.EARLIER.values())
+    found |= {chr(code) for code in range(0x20, 0x7F)} | set("√−∗′⏞⏟\u00a0") | set(formulas.EARLIER.values())
     slanted = [*range(0x1D434, 0x1D468), 0x210E, *range(0x1D6E2, 0x1D71C)]  # italic Latin and Greek
     bold = [*range(0x1D400, 0x1D434), *range(0x1D7CE, 0x1D7D8)]
     capitals = [*range(0x1D538, 0x1D552), *range(0x1D49C, 0x1D4B6)]
@@ -42,6 +42,11 @@ def main(source: str) -> None:
     for record in font["name"].names:
         if record.nameID in (1, 3, 4, 6, 16):
             record.string = NAME.replace(" ", "") if record.nameID == 6 else NAME
+    # Chromium lowers a subscript by the depth of a single letter too, and lifts an exponent by the height
+    # of a bracket, which TeX does not: with these two, μ_i and x_i, (x)² and x² stand on the same lines.
+    constants = font["MATH"].table.MathConstants
+    constants.SubscriptBaselineDropMin.Value = 0
+    constants.SuperscriptBaselineDropMax.Value = 350
     font["CFF "].cff.fontNames = [NAME.replace(" ", "")]
     subset.save_font(font, FONT, options)
     print(f"{FONT}: {FONT.stat().st_size} bytes")

@@ -20,6 +20,7 @@ from fontTools import subset
 from fontTools.ttLib import TTFont
 from PIL import Image
 from sphinx.application import Sphinx
+from sphinx.config import Config
 
 BUNDLE = "site.css"
 ICONS = "vendor/fontawesome/*"
@@ -28,6 +29,8 @@ FIRST = ["basic.css", "styles/bootstrap.css", "styles/pydata-sphinx-theme.css", 
 # Loaded by extensions that Jupyter Book switches on, and used by no page: kernels in the page (Thebe),
 # which would run code on somebody's server, and the page's name for a menu of versions.
 UNUSED = re.compile(r"thebe|THEBE|DOCUMENTATION_OPTIONS\.pagename")
+# The theme's sidebar is no landmark, so its logo and search field would stand outside of all.
+SIDEBAR = r'(<div class="bd-sidebar-primary bd-sidebar[^"]*")>'
 # Script -> what a page must hold to need it.
 NEEDED_BY = {
     "togglebutton": r'class="[^"]*\b(?:toggle|dropdown)\b',
@@ -35,6 +38,16 @@ NEEDED_BY = {
     "design-tabs": r'class="[^"]*\bsd-tab',
     "clipboard|copybutton": r'<div class="highlight',
 }
+
+
+def sources(app: Sphinx, config: Config) -> None:
+    """Let Sphinx write the pages again when what makes them changed: it looks at the settings alone."""
+    digest = hashlib.sha256()
+    for folder in ("book/tools", "book/static", "book/templates"):
+        for file in sorted((Path(app.srcdir) / folder).rglob("*.*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(file.read_bytes())
+    config.site_sources = digest.hexdigest()
 
 
 def lighten(
@@ -145,7 +158,9 @@ def used_words(html: Path) -> set[str]:
     for page in html.rglob("*.html"):
         for value in re.findall(r'\b(?:class|id)="([^"]*)"', page.read_text("utf8")):
             words.update(value.split())
-    for script in [*(html / "_static").glob("*.js"), *(html / "_static" / "scripts").glob("*.js")]:
+    for script in (html / "_static").rglob("*.js"):
+        if "vendor" in script.parts:
+            continue
         words.update(re.findall(r"[\w-]+", script.read_text("utf8")))
     return words
 
@@ -206,11 +221,14 @@ def bundle(app: Sphinx, error: Exception | None) -> None:
     for page in html.rglob("*.html"):
         text = page.read_text("utf8")
         fresh = re.sub(rf"(_static/{BUNDLE})(?:\?v=\w*)?", rf"\1?v={digest}", text)
+        fresh = re.sub(SIDEBAR, r'\1 role="region" aria-label="Sidebar">', fresh)
         if fresh != text:
             page.write_text(fresh, "utf8")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_config_value("site_sources", "", "html")
+    app.connect("config-inited", sources)
     app.connect("html-page-context", lighten, priority=900)  # after everybody has added what they need
     app.connect("build-finished", bundle, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

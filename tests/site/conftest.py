@@ -7,8 +7,9 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from serve import serve
 from serving import BROWSERS, HTML, QUIET, WIDTHS, Visit
+
+from serve import serve
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +70,7 @@ def visit(browser: Any, site: str) -> Iterator[Visit]:
 
         page.on("request", elsewhere)
         page.goto(f"{site}/{path}", wait_until="load")
+        page.wait_for_function("document.fonts.status === 'loaded'")
         return page
 
     yield open_page
