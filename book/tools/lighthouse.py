@@ -79,9 +79,7 @@ def main(runs: int = 3) -> None:
                 if whole and audit["score"] not in (1, None):
                     print(f"    {whole[0]}: {name}: {audit['title']}")
     server.shutdown()
-    print(
-        f"The last report of each is in {folder.relative_to(ROOT)}; https://googlechrome.github.io/lighthouse/viewer shows it."
-    )
+    print(f"The last report of each is in {folder.relative_to(ROOT)}.")
 
 
 if __name__ == "__main__":
