@@ -40,7 +40,8 @@ def test_environments_are_tables() -> None:
 
 
 @pytest.mark.parametrize(
-    "latex", [r"\unknown", r"\frac{1}", "{x", "x}", r"\begin{aligned} a", r"\begin{tikz}\end{tikz}", r"\left( x"]
+    "latex",
+    [r"\unknown", r"\frac{1}", "{x", "x}", r"\begin{aligned} a", r"\begin{tikz}\end{tikz}", r"\left( x"],
 )
 def test_what_is_not_understood_is_an_error(latex: str) -> None:
     with pytest.raises(FormulaError):

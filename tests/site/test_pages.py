@@ -47,6 +47,9 @@ FAULTS = """() => {
   return faults;
 }"""
 
+# A section is laid out when the reader comes near it: as if the reader had been everywhere.
+ALL_LAID_OUT = ".bd-article section { content-visibility: visible !important }"
+
 # Thousands of highlighted words take axe-core most of a minute: one of each kind is enough.
 ONE_OF_EACH_KIND = """() => {
   const seen = new Set();
@@ -63,6 +66,7 @@ ONE_OF_EACH_KIND = """() => {
 def test_it_has_no_fault(visit: Visit, path: str, width: str, theme: str) -> None:
     page = visit(path, WIDTHS[width], theme)
     assert page.evaluate("document.documentElement.dataset.theme") == theme
+    page.add_style_tag(content=ALL_LAID_OUT)
     faults = page.evaluate(FAULTS) if path in PAGES else []
     if (width, theme) in CHECKED_BY_AXE:
         page.evaluate(ONE_OF_EACH_KIND)
@@ -183,7 +187,8 @@ def test_the_style_sheet_keeps_what_scripts_switch_on(visit: Visit) -> None:
 @pytest.mark.parametrize("path", CHAPTERS)
 def test_what_scrolls_is_reached_by_keyboard(visit: Visit, path: str) -> None:
     page = visit(path, WIDTHS["phone"])
-    page.wait_for_timeout(100)
+    page.add_style_tag(content=ALL_LAID_OUT)
+    page.wait_for_timeout(300)
     boxes = page.evaluate(
         """[...document.querySelectorAll("article pre, article div.math, .pst-scrollable-table-container")]
              .filter(box => box.checkVisibility())
@@ -191,6 +196,16 @@ def test_what_scrolls_is_reached_by_keyboard(visit: Visit, path: str) -> None:
     )
     assert any(scrolls for scrolls, *_ in boxes)
     assert [box for box in boxes if box[0] != box[1]] == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_link_to_a_section_lands_there(visit: Visit, width: str) -> None:
+    """Also in the last third of a chapter, of which nothing was laid out yet."""
+    sections = re.findall(r'<section id="([^"]+)"', (HTML / CHAPTERS[0]).read_text("utf8"))
+    target = sections[len(sections) * 2 // 3]
+    page = visit(f"{CHAPTERS[0]}#{target}", WIDTHS[width])
+    page.wait_for_timeout(300)
+    assert 0 <= page.locator(f"#{target} > h2, #{target} > h3").first.bounding_box()["y"] < 300
 
 
 @pytest.mark.parametrize("path", FOLDED)
