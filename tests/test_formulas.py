@@ -24,8 +24,14 @@ def test_it_writes(latex: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("latex", "binary"),
-    [("a - b", True), ("-b", False), ("(a) - b", True), ("= -b", False), (r"\hat{a} - b", True)]
-    + [(r"\begin{aligned} a &= b \\ &- c \end{aligned}", True)],
+    [
+        ("a - b", True),
+        ("-b", False),
+        ("(a) - b", True),
+        ("= -b", False),
+        (r"\hat{a} - b", True),
+        (r"\begin{aligned} a &= b \\ &- c \end{aligned}", True),
+    ],
 )
 def test_a_sign_between_two_operands_has_space(latex: str, binary: bool) -> None:
     minus = next(sign for sign in ElementTree.fromstring(mathml(latex)).iter("mo") if sign.text == "−")
@@ -36,7 +42,7 @@ def test_environments_are_tables() -> None:
     table = ElementTree.fromstring(mathml(r"\begin{aligned} a &= b \\ c &= d \end{aligned}", True))
     assert [len(row) for row in table.iter("mtr")] == [2, 2]
     cases = ElementTree.fromstring(mathml(r"\begin{cases} 0 & x < 0 \\ x & \text{else} \end{cases}", True))
-    assert [sign.text for sign in cases.iter("mo")][0] == "{"
+    assert next(cases.iter("mo")).text == "{"
 
 
 @pytest.mark.parametrize(
