@@ -14,7 +14,7 @@ ANY_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 # One chapter instead of all: `make notebooks NAME=batch_norm`.
 NAME ?=
 
-.PHONY: help book test notebooks address serve lab bench claims test-gpu gpu-evidence clean
+.PHONY: help book test notebooks address serve lighthouse links lab bench claims test-gpu gpu-evidence clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -44,7 +44,13 @@ address: $(INSTALLED) ## carry the public address everywhere; URL=https://github
 	@$(BIN)/python book/tools/address.py $(URL)
 
 serve: ## serve the built site on this machine
-	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html 8000
+	@$(PYTHON) book/tools/serve.py
+
+lighthouse: $(INSTALLED) ## measure the built site as Lighthouse does, a report (needs Node and Chromium)
+	@$(BIN)/python book/tools/lighthouse.py
+
+links: ## ask every address outside that the built site links to whether it is still there
+	@$(PYTHON) book/tools/links.py
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab (installs it)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab]'

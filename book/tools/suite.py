@@ -93,6 +93,7 @@ def main() -> int:
         Step("nbval", [*PYTEST, *NBVAL, *WORKERS, *NOTEBOOKS], env={"PYTHONPATH": "book/tools"}),
         Step("book", ["make", "book"], needs=True),
         Step("site", [*PYTEST, "tests/test_book.py"], needs=True, env={"NORMTUTOR_AFTER_NBVAL": "1"}),
+        Step("browser", [*PYTEST, "tests/site", "-n", "2", "--dist", "worksteal"], needs=True),
     ]
     checks = [
         *workflows(),

@@ -3,13 +3,13 @@
 import os
 import shutil
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from serving import BROWSERS, HTML, QUIET, WIDTHS, Handler, Visit
+from serving import BROWSERS, HTML, QUIET, WIDTHS, Visit
+
+from serve import serve
 
 
 @pytest.fixture(scope="session")
@@ -17,9 +17,8 @@ def site() -> Iterator[str]:
     """Where the built site is served: ``http://127.0.0.1:PORT``."""
     if not (HTML / "index.html").exists():
         pytest.fail("no built site: run `make book` first")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: Handler(*a, directory=str(HTML)))
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    server, address = serve()
+    yield address
     server.shutdown()
 
 
@@ -71,6 +70,7 @@ def visit(browser: Any, site: str) -> Iterator[Visit]:
 
         page.on("request", elsewhere)
         page.goto(f"{site}/{path}", wait_until="load")
+        page.wait_for_function("document.fonts.status === 'loaded'")
         return page
 
     yield open_page
