@@ -3,7 +3,7 @@
     pip install brotli; python book/tools/math_font.py latinmodern-math.otf
 
 Run by hand when formulas.py learns new signs; the font is in Debian's package fonts-lmodern and on the
-pages of GUST, whose licence lets it be changed under another name.
+pages of GUST, whose licence (math-LICENSE.txt) lets it be changed under another name.
 """
 
 import sys

@@ -46,7 +46,7 @@ def load(root: Path, chapter: str) -> dict[str, tuple[str, list[Choice]]]:
         choices = [(c.get("right") or c["wrong"], c["because"], "right" in c) for c in quiz["choices"]]
         # So that an author's habit does not tell where the right one stands.
         choices.sort(key=lambda choice: hashlib.sha256(choice[0].encode()).digest())
-        found[heading] = (quiz["question"], choices)
+        found[heading.replace("`", "")] = (quiz["question"], choices)  # as the page reads it
     return found
 
 

@@ -243,7 +243,7 @@ def bench(
         shapes: default: the row's ``bench_shapes``; its ``large_shapes`` are for a GPU.
         compiled: time our layer and torch's under ``torch.compile`` too: at every shape, or at these shapes.
         candidates: name → factory (shape → module), instead of "eager" (ours), "torch.nn", and on CUDA
-            "fused" (:mod:`normtutor.fused`) and the rivals that are installed (:mod:`normtutor.lab.rivals`).
+            "fused" (:mod:`normtutor.fused`) and the rivals that are installed (``normtutor.lab.rivals``).
         directions: "forward", "forward+backward", or both.
         seconds: for all rounds together, compilation and the copy apart; at least ``rounds`` are run
             whatever they take, at most 200.
