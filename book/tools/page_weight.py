@@ -55,10 +55,8 @@ def lighten(
 ) -> None:
     """Link the one style sheet, drop the scripts that the page does not need, defer the others."""
     builder: Any = app.builder
-    everywhere = {sheet.filename for sheet in builder._css_files}
-    ours = [sheet for sheet in context["css_files"] if sheet.filename not in everywhere]
     body = context.get("body", "")
-    context["css_files"] = [f"_static/{BUNDLE}", *ours]
+    context["css_files"] = [f"_static/{BUNDLE}"]
     context["has_formulas"] = "<math" in body
     kept: dict[str, Any] = {}
     for script in context["script_files"]:
@@ -202,6 +200,9 @@ def bundle(app: Sphinx, error: Exception | None) -> None:
         path = html / str(sheet.filename)
         if path.name not in (BUNDLE, "theme.css") and path not in sheets and path.is_file():
             sheets.append(path)
+    # Ours that only some pages ask for, too: a few kilobytes, less than what a request costs.
+    own = [static / sheet.name for sheet in sorted((Path(app.srcdir) / "book" / "static").glob("*.css"))]
+    sheets += [sheet for sheet in own if sheet not in sheets]
     words, parts, faces = used_words(html), [], []
     for sheet in sheets:
         css = re.sub(r"/\*.*?\*/", "", sheet.read_text("utf8"), flags=re.DOTALL)
