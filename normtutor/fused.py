@@ -11,7 +11,8 @@ the plain layer computes, and :func:`why` says so. Under ``torch.compile`` the k
 graph (``fullgraph=True`` works). They have no second derivative and say so when asked for one.
 
 x is read once for the statistics and the output where one program can hold a set, else twice; the second time
-it comes from the L2 cache if it is still there. Kept for the backward pass: what ``torch.nn`` keeps, the input and two numbers per set.
+it comes from the L2 cache if it is still there. Kept for the backward pass: what ``torch.nn`` keeps, the
+input and two numbers per set.
 """
 
 import copy

@@ -218,7 +218,7 @@ def backward_long(
     ROWS: tl.constexpr, WIDTH: tl.constexpr, CENTRED: tl.constexpr, EXTRA: tl.constexpr,
     WEIGHT: tl.constexpr, BY_ROW: tl.constexpr, SUM_WEIGHT: tl.constexpr, SUM_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """:func:`backward` of one set that does not fit the registers: x and ∂y are read twice, from L2 if still there.
+    """:func:`backward` of one set that does not fit the registers: x and ∂y are read twice.
 
     The terms of ∂β and ∂γ only BY_ROW, and before the set's ``drift``, the mean of x̂ over it, is known: that
     is stored, to be taken off. For a long LayerNorm the reduction over columns makes them.
