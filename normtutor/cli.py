@@ -90,7 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--compiled", action="store_true", help="time torch.compile too (takes a minute)")
     bench.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
     bench.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw them, one figure a technique: .svg or .png"
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw them, forward and backward together, one figure a technique: .svg, .png or .pdf",
     )
     check = verb(
         "check",
@@ -271,8 +274,9 @@ def _techniques(name: str | None) -> list[str]:
     if name is None:
         return list(TECHNIQUES)
     if name not in TECHNIQUES:
-        nearest = get_close_matches(name, TECHNIQUES, n=1, cutoff=0.0)[0]
-        raise Bad(f"unknown technique {name!r}. Did you mean {nearest!r}?")
+        near = get_close_matches(name, TECHNIQUES, n=1)
+        help = f"Did you mean {near[0]!r}?" if near else f"Expected one of {', '.join(TECHNIQUES)}."
+        raise Bad(f"unknown technique {name!r}. {help}")
     return [name]
 
 
@@ -282,7 +286,8 @@ def _device(name: str | None) -> str | None:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # an unknown name; a build without CUDA
-        raise Bad(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+        sentence, *_ = str(error).splitlines()[0].split(". ")  # torch goes on to name forty backends
+        raise Bad(f"device {name!r} cannot be used: {sentence}") from None
     return name
 
 

@@ -10,8 +10,9 @@ float64, without Triton, inside :mod:`torch.func`, on inputs too small to gain, 
 the plain layer computes, and :func:`why` says so. Under ``torch.compile`` the kernels are operators of the
 graph (``fullgraph=True`` works). They have no second derivative and say so when asked for one.
 
-x is read once for the statistics and the output where one program can hold a set or find it again in the L2
-cache, else twice. Kept for the backward pass: what ``torch.nn`` keeps, the input and two numbers per set.
+x is read once for the statistics and the output where one program can hold a set, else twice; the second time
+it comes from the L2 cache if it is still there. Kept for the backward pass: what ``torch.nn`` keeps, the
+input and two numbers per set.
 """
 
 import copy
@@ -62,8 +63,10 @@ LOWEST_CAPABILITY = (7, 5)  # a T4's, the oldest that the kernels are compiled f
 def why(layer: nn.Module, input: Tensor) -> str:
     """Why ``layer``, one of this module's, takes the plain path on ``input``: "" where the kernels run.
 
+    Sizes are not looked at: where the call would raise for its sizes this may say "" too.
+
     Raises:
-        TypeError: the layer is not one of this module's.
+        TypeError: the layer is not one of this module's, or the input is no tensor.
     """
     if not isinstance(layer, FUSED):
         raise TypeError(f"expected a layer of normtutor.fused, got {type(layer).__name__}")
@@ -73,8 +76,10 @@ def why(layer: nn.Module, input: Tensor) -> str:
 def reason(input: Tensor, *others: Tensor | None) -> str:
     """Why the kernels cannot, or should not, run on this input, parameters and statistics: "" if they can.
 
-    Wrong arguments are no reason: they raise, in the plain functions' words.
+    Wrong sizes are no reason: they raise, in the plain functions' words.
     """
+    if not isinstance(input, Tensor):
+        raise TypeError(f"expected a tensor, got {type(input).__name__}")
     if input.dtype not in DTYPES:
         return f"the input is {input.dtype}: the kernels take float32, bfloat16 and float16"
     if any(t is not None and t.dtype == torch.float64 for t in others):
@@ -199,6 +204,9 @@ def _in_format_of(input: Tensor, y: Tensor) -> Tensor:
 def _check_residual(name: str, input: Tensor, residual: Tensor | None) -> None:
     if residual is None:
         return
+    for tensor in (input, residual):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
     for what, a, b in (
         ("shape", tuple(input.shape), tuple(residual.shape)),
         ("dtype", input.dtype, residual.dtype),
@@ -358,7 +366,10 @@ FUSED = (
 
 
 def like(layer: nn.Module) -> nn.Module:
-    """A fused layer with the settings of ``layer`` and copies of its parameters and buffers.
+    """A fused layer in the place of ``layer``: its settings, its very parameters and buffers.
+
+    Nothing is copied, so that an optimizer built before the swap trains the model after it, and tied weights
+    stay tied. ``copy.deepcopy`` of the result is independent of ``layer``.
 
     Args:
         layer: one of the layers here, of :mod:`normtutor.layers`, or torch's of the same names.
@@ -369,6 +380,9 @@ def like(layer: nn.Module) -> nn.Module:
     kinds = {plain: kind for kind in FUSED for plain in (kind, kind.__base__, getattr(nn, kind.__name__))}
     if type(layer) not in kinds:
         raise TypeError(f"no fused layer is like {type(layer).__module__}.{type(layer).__name__}")
-    fused = copy.deepcopy(layer)
+    fused = copy.copy(layer)
     fused.__class__ = kinds[type(layer)]  # the classes keep the same state, and differ by their functions
+    for name, value in vars(layer).items():
+        if isinstance(value, (dict, set)):  # tables of parameters, buffers, hooks: each layer has its own
+            vars(fused)[name] = value.copy()
     return fused

@@ -142,8 +142,12 @@ print(sweep)
 
 # %% [markdown]
 # Both give the same numbers to within rounding: the [chapter on Layer Normalization](layer_norm.ipynb)
-# proves it. Neither does more arithmetic than the other, to speak of. Look for the reason in what they
-# *move*.
+# shows it. Neither does more arithmetic than the other, to speak of. The column *least* does not tell them
+# apart either: it has the bytes that any implementation must move, $x$ once in and $y$ once out. What each
+# of them really moves is another number. The next section counts it.
+#
+# On a CPU that is not the whole story: on one core arithmetic takes its time too, so that even torch's
+# kernel stays below the copy. Bytes alone decide where arithmetic is cheap: on a GPU.
 
 # %% [markdown]
 # ## Count the bytes
@@ -194,11 +198,16 @@ for name, function in candidates.items():
 formula = traffic(lambda: both(small)).passes(x)
 kernel = traffic(lambda: both(theirs)).passes(x)
 print("with its backward pass, more than 40 passes:", formula > 40)
+half = x.bfloat16()
+in_half = traffic(lambda: ours(half, gamma, beta)).passes(half)
+print(f"the package in bfloat16: {in_half:.1f} passes of the half-sized tensor")
 print(f"torch's kernels, forward and backward: {kernel:.1f}")
 
 # %% [markdown]
 # Thirteen or fourteen passes against two. Autograd adds to that: it goes back through every one of those
-# operations. If only bytes count, the formula takes about **seven times** as long as one kernel on tensors
+# operations. In half precision the package's layer converts to float32 first and back last, as its
+# statistics need; eagerly it then moves more than twice as many passes, each over half the bytes. If only
+# bytes count, the formula takes about **seven times** as long as one kernel on tensors
 # larger than every cache. Compare with the ratio that you measured above: a CPU's caches serve a part of
 # it.
 #
@@ -225,9 +234,9 @@ for row in TECHNIQUES.values():
 # $$
 #
 # operations per second. The roof has a slope and a flat part, and they meet at $I = P/B$, the **ridge**.
-# Left of it a program waits for memory. Layer Normalization does about eight operations per element:
-# subtract, add up, subtract, square, add up, scale, multiply, add. Forward, in float32, it moves eight
-# bytes per element:
+# Left of it a program waits for memory. Layer Normalization does about eight operations per element: add
+# up; subtract, square, add up; subtract, scale, multiply, add. Forward, in float32, it moves eight bytes
+# per element:
 
 # %% tags=["nbval-check-output"]
 machines = {  # float32 operations per second, bytes per second: data sheets
@@ -322,7 +331,8 @@ if generated:
     print(source[source.index("    {\n") :])
 
 # %% [markdown]
-# A loop for each reduction, and one to write. Whether these readings reach the memory depends on what a
+# A loop for each reduction, and one to write. Batch Normalization has three reductions here: the package
+# also adds up $x - \text{mean}$, which rounding keeps from being 0, and subtracts its mean. Whether these readings reach the memory depends on what a
 # cache keeps between them: here the loops over one row follow each other at once, and a row of a few KiB is
 # still there. For Batch Normalization the first loops go through everything before the last one starts.
 #
@@ -373,12 +383,17 @@ def two_pass(x, gamma, beta, y, n, eps, BLOCK: tl.constexpr):
 
 
 # %%
+def block_and_warps(n):
+    """The next power of two, and a warp for every 512 lanes of it, 32 at most."""
+    block = 1 << (n - 1).bit_length()
+    return block, min(32, max(1, block // 512))
+
+
 def launch(kernel, x, gamma, beta, eps=1e-5):
     """One program per row of x, (rows, n)."""
     y = torch.empty_like(x)
     rows, n = x.shape
-    block = triton.next_power_of_2(n)
-    warps = min(32, max(1, block // 512))
+    block, warps = block_and_warps(n)
     kernel[(rows,)](x, gamma, beta, y, n, eps, BLOCK=block, num_warps=warps)
     return y
 
@@ -479,7 +494,8 @@ def by_fused(x):
     return fused.layer_norm(x.to(device), (512,)).cpu()
 
 
-candidates = {"torch": lambda x: nn.functional.layer_norm(x, (512,)), "fused": by_fused}
+own = "fused" if RUNS else "plain path"  # which is what `fused` computes without Triton
+candidates = {"torch": lambda x: nn.functional.layer_norm(x, (512,)), own: by_fused}
 if RUNS:
     candidates |= {
         "one pass": functools.partial(in_kernel, one_pass),
@@ -492,7 +508,7 @@ errors = {
 print(f"{'mean/std':12}" + "".join(f"{offset:>10.0e}" for offset in offsets))
 for name, row in errors.items():
     print(f"{name:12}" + "".join(f"{error:10.0e}" for error in row))
-assert errors["fused"][4] < 1e-5
+assert errors[own][4] < 1e-5
 if RUNS:
     assert errors["one pass"][4] > 0.1 > 10 * errors["two passes"][4]
 
@@ -521,32 +537,46 @@ if RUNS:
 # ## Registers, and how to read them
 #
 # "The row stays in registers" was a hope. The compiler says whether it came true. It comes inside Triton's
-# wheel together with the assembler, and needs no GPU. So ask it about `two_pass`, for an H100 (compute
-# capability 9.0), at growing rows:
+# wheel together with the assembler, and needs no GPU. What it reports, and how to read it:
+#
+# - A **warp** is 32 threads that move in step. A program with 8 warps has 256 threads; a row of 4096
+#   numbers is 16 to each.
+# - **Registers**: a thread has 255 at most; 65,536 are shared by all that run on one multiprocessor at
+#   once. So 1024 threads can have 64 each.
+# - **Spilled st/ld**: bytes of a thread that found no register, stored and loaded again, as counted in the
+#   machine code. It is the traffic that the kernel was to avoid. A multiprocessor's L1 cache serves a
+#   little of it; an H100's has 256 KB, for all of its threads.
+# - **Widest ld/st**: bytes per load. 16 is the most on these GPUs.
+# - **Threads at once**: how many the registers allow on one multiprocessor. While one waits for memory,
+#   others issue their loads. Few threads with many loads each do as well as many with few; too few do not.
+#
+# **Prediction**: up to 32,768 numbers one program can hold a row, with 1024 threads of 32 numbers each.
+# Beyond, spills.
+#
+# Ask the compiler about `two_pass`, for an H100 (compute capability 9.0), at growing rows, with the warps
+# that `launch` gives them:
 
 # %%
 from normtutor.lab import compiled
 from normtutor.lab.compiled import Case, Source
 
 ADDRESSES = dict.fromkeys(("x", "gamma", "beta", "y"), "*fp32")
+GROWING = (1024, 4096, 8192, 16384, 32768, 65536)
 
 
-def as_source(name, n, warps, size="i32:16"):
+def as_source(name, n, warps=None, size="i32:16"):
     signature = ADDRESSES | {"n": size, "eps": "fp32"}
-    block = {"BLOCK": 1 << (n - 1).bit_length()}
-    return Source.of(name, two_pass, signature, block, warps)
+    block, usual = block_and_warps(n)
+    return Source.of(name, two_pass, signature, {"BLOCK": block}, warps or usual)
 
 
 register_use = {}
 if compiled.missing():
     print("not compiled:", compiled.missing())
 else:
-    jobs = [
-        as_source(f"n = {n}", n, warps)
-        for n, warps in ((1024, 4), (4096, 8), (16384, 32), (32768, 32), (65536, 32))
-    ]
-    jobs.append(as_source("n = 4096, one warp", 4096, 1))
-    jobs.append(as_source("n = 4097", 4097, 8, "i32"))
+    jobs = [as_source(f"n = {n}", n) for n in GROWING]
+    jobs.append(as_source("n = 4096, one warp", 4096, warps=1))
+    jobs.append(as_source("n = 4097", 4097, size="i32"))
     # The package's kernels as they are launched, and with a limit of its plan lifted.
     whole = {"FORWARD_TILE": 1 << 20}, {"SUMMING_TILE": 1 << 20}
     jobs.append(Case("package, 4096", (8192, 4096)))
@@ -557,44 +587,38 @@ else:
     try:
         found = compiled.resources(jobs, arch=90)
         register_use = {(row.case, row.kernel): row for row in found}
-        print(compiled.resource_table(found[:7]))
+        print(compiled.resource_table(found[: len(GROWING) + 2]))
     except RuntimeError as failure:  # another release of Triton may not offer this
         print("not compiled:", failure)
 
 # %% [markdown]
-# Read it like this.
+# Compare `n = 4097` with `n = 8192`: the same block, the same warps. A row of odd length starts anywhere,
+# so the compiler may not assume that four numbers lie together. It loads them one by one, and that takes
+# more registers. Triton compiles a kernel again for sizes that are multiples of 16.
 #
-# - A **warp** is 32 threads that move in step. A program with 8 warps has 256 threads; a row of 4096
-#   numbers is 16 to each.
-# - **Registers**: a thread has 255 at most; 65,536 are shared by all that run on one multiprocessor at
-#   once. So 1024 threads can have 64 each.
-# - **Spilled**: bytes of a thread's numbers that found no register. They are written to memory and read
-#   back: exactly the traffic that the kernel was to avoid. A few bytes do not matter; hundreds do, in every
-#   thread.
-# - **Threads at once**: how many the registers allow on one multiprocessor. While one waits for memory,
-#   others issue their loads. Few threads with many loads each do as well as many with few; too few do not.
-# - **Widest ld/st**: bytes per load. 16 is the most. `n = 4097` has 4: a row of odd length starts anywhere,
-#   so the compiler may not assume that four numbers lie together. Triton compiles a kernel again for sizes
-#   that are multiples of 16.
-#
-# **Prediction**: up to 32,768 numbers one program can hold a row, with 1024 threads of 32 numbers each.
-# Beyond, spills.
+# What would the spills cost if all of them travelled to memory and back?
+
 
 # %%
+def spilled_passes(row, n):
+    """What is spilled, stored and loaded, in units of a row of n float32 numbers."""
+    return row.spilled * 32 * row.warps / (4 * n)
+
+
 if register_use:
-    for n in (1024, 4096, 16384, 32768, 65536):
+    for n in GROWING:
         row = register_use[f"n = {n}", "two_pass"]
-        written = row.spilled * 32 * row.warps  # per program, and read again
         print(f"{n:6} numbers, {n // (32 * row.warps):2} to a thread:", end=" ")
-        print(f"{row.spilled:3} B spilled, {2 * written / (4 * n):.1f} passes more")
+        print(f"{row.stored * 32 * row.warps / 1e3:3.0f} KB a program,", end=" ")
+        print(f"{spilled_passes(row, n):.1f} passes more")
     assert register_use["n = 65536", "two_pass"].spilled > 100
     assert register_use["n = 4096", "two_pass"].spilled == 0
 else:
     print("not compiled here")
 
 # %% [markdown]
-# So it is, give or take a few bytes. The last column says what the spills would cost if all of them
-# travelled to memory and back; caches will serve a part.
+# So it is, but for a few numbers at the edge, which the L1 cache can hold. At twice the width the spills are
+# larger than that cache. How much of them the L2 cache then takes is a question for a GPU.
 
 # %% [markdown]
 # ## Sets too long for the registers
@@ -614,8 +638,8 @@ else:
     print("not compiled here")
 
 # %% [markdown]
-# More than the cache has. **Prediction**: between 1 copy, if the second reading comes from L2, and 1.5, if
-# none of it does; with the machine full, rather the latter. A program of 32 warps instead of 8 would have
+# More than the cache has, and the writes of $y$ pass through it too. **Prediction**: between 1 copy, if the
+# second reading comes from L2, and 1.5, if none of it does; with the machine full, rather the latter. A program of 32 warps instead of 8 would have
 # its multiprocessor for itself, and a quarter of the rows would be under way: the first thing to try once
 # there is a GPU. That is what a model is for: it was not seen before this line was computed.
 #
@@ -669,9 +693,12 @@ if INTERPRETED:
 # ### Few sets: shared between programs
 #
 # Sixteen rows of two million numbers make sixteen programs. An H100 has 132 multiprocessors, so 116 of them
-# would stand idle: at best $16/132$ of the machine works; if a multiprocessor draws no more than its share
-# of the bandwidth, a pass takes $132/16$ times as long. Batch Normalization meets this always, and Group
-# and Instance Normalization on large images. Then a set is cut into **chunks**, one program each, in two
+# would stand idle: at best $16/132$ of the machine works. If a multiprocessor draws no more than its share
+# of the bandwidth, a pass takes $132/16$ times as long, and such a row takes three: sixteen of them, 134 MB
+# in float32, fit neither the registers nor the L2 cache. **Prediction**: at most $1.5 \cdot 132/16$ copies;
+# less, as far as one multiprocessor can draw more than its share.
+#
+# Batch Normalization meets this always, and Group and Instance Normalization on large images. Then a set is cut into **chunks**, one program each, in two
 # stages: each chunk writes its count, mean and sum of squared deviations $(n, \mu, M)$; a second kernel
 # merges them; a third normalizes. The merge is Chan, Golub and LeVeque's:
 #
@@ -716,7 +743,9 @@ if INTERPRETED:
 # %% [markdown]
 # ## The backward pass: two directions at once
 #
-# With $\hat{g} = \gamma \, \partial L/\partial y$, the [earlier chapter](layer_norm.ipynb) derived
+# Write $g_{a j} = \partial L/\partial y_{a j}$ for the upstream gradient of row $a$, $\hat{g}_{a j} =
+# \gamma_j \, g_{a j}$, and $r_a = 1/\sqrt{\sigma_a^2 + \epsilon}$. The [earlier chapter](layer_norm.ipynb)
+# derived
 #
 # $$
 # \begin{aligned}
@@ -821,27 +850,34 @@ if RUNS:
 # ## The story so far, and what is not known
 #
 # Each version with its prediction, in units of a copy of $x$ (2 passes), and with what came out. What could
-# be checked without a GPU was. The last column is the record's median time over that of a copy, at the
-# largest recorded tensor.
+# be checked without a GPU was. A range ends where all that is spilled, or read again, travels to memory.
+# The last column is the record's median time over that of a copy, on 8192 rows of 4096 numbers in float32.
 
 
 # %%
 def measured(candidate, direction):
-    """Recorded time ÷ that of a copy of x, on the newest device's largest tensor."""
+    """Recorded time ÷ that of a copy of x, on the newest device that has it."""
+    asked = {"shape": (8192, 4096), "dtype": "float32", "layout": "contiguous"}
+    asked |= {"candidate": candidate, "direction": direction, "captured": False}
     for timings in recorded_timings("layer"):
-        timed = timings.select(candidate=candidate, direction=direction)
-        timed = [row for row in timed if not row.reason]
-        if timed:
-            row = max(timed, key=lambda row: row.bytes)
-            size = math.prod(row.shape) * getattr(torch, row.dtype).itemsize
-            copy = 2 * size / timings.copy_bandwidth
-            return f"{row.milliseconds / 1e3 / copy:.2f}"
+        for row in timings.select(**asked):
+            if not row.reason:
+                copy = 2 * math.prod(row.shape) * 4 / timings.copy_bandwidth
+                return f"{row.milliseconds / 1e3 / copy:.2f}"
     return "not measured yet"
 
 
 def spilled(case, kernel):
     row = register_use.get((case, kernel))
-    return f"{row.spilled} B spilled" if row else "not compiled here"
+    return f"{row.stored}/{row.loaded} B spilled" if row else "not compiled here"
+
+
+def at_worst(copies, case, kernel, n):
+    """From what is predicted without spills to what it is with them."""
+    if (case, kernel) not in register_use:
+        return f"{copies}–?"
+    more = spilled_passes(register_use[case, kernel], n) / 2
+    return f"{copies}–{copies + more:.1f}"
 
 
 def error(name):
@@ -849,17 +885,27 @@ def error(name):
     return f"error {errors[name][3]:.0e}" if ran else "did not run here"
 
 
-passes = traffic(lambda: small(x, gamma, beta)).passes(x)
+passes = traffic(lambda: layers.LayerNorm(1024)(x)).passes(x)
 nothing = "not measured yet"
 kernels = generated.get("LayerNorm, the formula", [])
 one_kernel = f"{len(kernels)} kernel" if kernels else "not generated"
 story = [
     ("forward", "copies", "checked", "time"),
-    ("the formula, eager", 7, f"{passes:.0f} passes", measured("eager", FORWARD)),
+    (
+        "the package's layer, eager",
+        6.5,
+        f"{passes:.0f} passes",
+        measured("eager", FORWARD),
+    ),
     ("compiled", 1, one_kernel, measured("compiled", FORWARD)),
     ("one kernel, one-pass variance", 1, error("one pass"), nothing),
     ("two passes in registers", 1, error("two passes"), nothing),
-    ("the same, 65,536 wide", 1, spilled("n = 65536", "two_pass"), nothing),
+    (
+        "the same, 65,536 wide",
+        at_worst(1, "n = 65536", "two_pass", 65536),
+        spilled("n = 65536", "two_pass"),
+        nothing,
+    ),
     (
         "loop, read twice",
         "1–1.5",
@@ -867,14 +913,19 @@ story = [
         nothing,
     ),
     ("first element subtracted", 1, error("fused"), measured("fused", FORWARD)),
-    ("16 long rows, 16 programs", 132 / 16, "16 of 132 busy", nothing),
+    (
+        "16 long rows, 16 programs",
+        f"≤ {1.5 * 132 / 16:.1f}",
+        "16 of 132 busy",
+        nothing,
+    ),
     ("16 long rows, shared", 1.5, shared_passes, nothing),
     ("backward", "", "", ""),
     ("atomic sums", 1.5, f"{len(orders)} sums in 10 orders", "not built"),
     ("two stages", 1.6, "one fixed order", nothing),
     (
         "sums of 16,384 in registers",
-        1.5,
+        at_worst(1.5, "kept whole, 16384", "backward", 16384),
         spilled("kept whole, 16384", "backward"),
         nothing,
     ),
@@ -890,9 +941,9 @@ for name, prediction, checked, time in story:
     print(f"{name:30} {number:>7}  {checked:20} {time}")
 
 # %% [markdown]
-# Errors are those at mean/std $= 10^3$. The predictions of single kernels leave out γ, β, spills and the
-# cost of a launch. A prediction that the time will refute teaches more than one that it confirms: the first
-# candidates are the two ranges, which hang on a cache, and the threads that 64 registers leave.
+# Errors are those at mean/std $= 10^3$. The predictions of single kernels leave out γ, β and the cost of a
+# launch. A prediction that the time will refute teaches more than one that it confirms: the first
+# candidates are the ranges, which hang on a cache, and the threads that 64 registers leave.
 #
 # On a GPU you can fill some of the empty places yourself:
 
@@ -1022,8 +1073,9 @@ else:
 # %% [markdown]
 # ### In a network
 #
-# `fused.like` turns a plain layer, or torch's, into a fused one with the same parameters. A small
-# Transformer, its normalizations swapped: does a training step see a difference?
+# `fused.like` turns a plain layer, or torch's, into a fused one with the very same parameters, not copies:
+# an optimizer that was built before the swap goes on training them. A small Transformer, its normalizations
+# swapped: does a training step see a difference?
 
 
 # %%
@@ -1047,11 +1099,14 @@ def step(network, x):
 torch.manual_seed(0)
 network = networks.Transformer(32, 4, 2, dropout=0.0, placement="pre").to(device)
 sequences = torch.randn(2, 6, 32, device=device)
+parameters = list(network.parameters())  # what an optimizer has
 before = step(network, sequences)
 swap(network)
 after = step(network, sequences)
 swapped = sum(isinstance(module, fused.LayerNorm) for module in network.modules())
-print(swapped, "layers swapped")
+same = all(map(lambda old, new: old is new, parameters, network.parameters()))
+print(swapped, "layers swapped; the same parameters:", same)
+assert same, "the optimizer would train what is no longer there"
 for what, old, new in zip(("loss", "gradients"), before, after, strict=True):
     difference = ((old - new).abs().max() / old.abs().max()).item()
     print(f"{what:9} differ by {difference:.0e} of the largest")
@@ -1075,8 +1130,8 @@ print("64 bits:", (row.astype(np.int64) * n).item())
 # memory. The lab waits for events, and overwrites the cache before every repeat. **A small tensor.** Below
 # some size a launch takes longer than the work, and no fusion helps but that of launches (CUDA graphs).
 # **Autotuning.** It costs seconds at every new shape and may choose differently tomorrow; the package
-# computes its tiles from sizes. **Interpreted is not compiled.** The interpreter proves the arithmetic and
-# the addresses, one program after the other. It cannot see a race between programs, registers, or speed.
+# computes its tiles from sizes. **Interpreted is not compiled.** The interpreter checks the arithmetic and
+# the addresses, one program after the other, on the inputs that you try. It cannot see a race between programs, registers, or speed.
 
 # %% [markdown]
 # ## Exercises
@@ -1273,7 +1328,8 @@ progress("fused_kernels")
 # <details>
 # <summary>Fewer numbers per thread: more warps, or a loop over blocks</summary>
 #
-# Yes. If 32 warps are too few, the row does not fit one program: loop, and read it a second time from L2.
+# Yes. If 32 warps are too few, the row does not fit one program: loop, and read it a second time, from L2
+# if it is still there.
 #
 # </details>
 # <details>

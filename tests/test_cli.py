@@ -237,8 +237,12 @@ def test_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> 
 
 def test_unknown_technique_and_device(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "unknown technique 'bach'. Did you mean 'batch'?" in fails(capsys, "parity", "bach")
+    assert "unknown technique 'nope'. Expected one of batch, " in fails(capsys, "bench", "nope")
     assert "'bach'" in fails(capsys, "bench", "bach")
     assert "device 'warp' cannot be used" in fails(capsys, "parity", "--device", "warp")
+    absent = fails(capsys, "bench", "layer", "--device", "xla")  # torch names every backend that it has
+    assert "'xla' cannot be used" in absent
+    assert len(absent) < 200
     assert "existing folder" in fails(capsys, "bench", "--out", str(tmp_path / "no" / "where.json"))
 
 

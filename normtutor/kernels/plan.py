@@ -19,7 +19,7 @@ SUMMING_TILE = 8192  # x, ∂y and the terms of ∂γ and ∂β
 SMALL_TILE = 2048  # for sets shorter than this a program takes several
 BLOCK_TILE = 4096  # of the loops and of the elementwise kernels
 MOST_CHUNKS = 1024  # partial results of one set, which one program combines
-SPLIT_BYTES = 512 << 10  # a longer set does not stay in its share of the L2 cache
+SPLIT_BYTES = 512 << 10  # a set above it is shared between programs; a guess, not measured yet
 ASSUMED_MULTIPROCESSORS = 132  # where there is no CUDA device: an H100's
 
 

@@ -98,7 +98,7 @@ def forward_long(
     RESIDUAL: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr, BY_ROW: tl.constexpr,
     VAR: tl.constexpr,
 ):  # fmt: skip
-    """Standardize one set that does not fit the registers: x is read twice, the second time from L2."""
+    """Standardize one set that does not fit the registers: x is read twice, from L2 if it is still there."""
     set_ = tl.program_id(0).to(tl.int64)
     n = per_set * length
     first = set_ * n
@@ -218,7 +218,7 @@ def backward_long(
     ROWS: tl.constexpr, WIDTH: tl.constexpr, CENTRED: tl.constexpr, EXTRA: tl.constexpr,
     WEIGHT: tl.constexpr, BY_ROW: tl.constexpr, SUM_WEIGHT: tl.constexpr, SUM_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """:func:`backward` of one set that does not fit the registers: x and ∂y are read twice, then from L2.
+    """:func:`backward` of one set that does not fit the registers: x and ∂y are read twice.
 
     The terms of ∂β and ∂γ only BY_ROW, and before the set's ``drift``, the mean of x̂ over it, is known: that
     is stored, to be taken off. For a long LayerNorm the reduction over columns makes them.

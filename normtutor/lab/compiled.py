@@ -95,8 +95,10 @@ class Resources:
     Attributes:
         case, kernel, programs, warps: what was compiled, and how it is launched; 0 programs: not said.
         registers: of each thread.
-        spilled: bytes of each thread that found no register and go through memory.
-        ld, st: bytes of the widest load and store; 16 is the most there is.
+        stored, loaded: bytes that each thread writes to and reads from its local memory, since they find no
+            register: of the spilling instructions in the machine code, each counted once (one in a loop runs
+            more often).
+        ld, st: bytes of the widest load and store; 16 is the most that the GPUs in ``ARCHITECTURES`` have.
     """
 
     case: str
@@ -104,9 +106,15 @@ class Resources:
     programs: int
     warps: int
     registers: int
-    spilled: int
+    stored: int
+    loaded: int
     ld: int
     st: int
+
+    @property
+    def spilled(self) -> int:
+        """Bytes of each thread that travel because they find no register: written and read."""
+        return self.stored + self.loaded
 
     @property
     def threads(self) -> int:
@@ -151,14 +159,14 @@ def resources(jobs: Sequence[Case | Source], arch: int = 90) -> list[Resources]:
 
 def resource_table(rows: Sequence[Resources]) -> str:
     """The rows as aligned text."""
-    head = ["case", "kernel", "warps", "registers", "spilled", "widest ld/st", "threads at once"]
+    head = ["case", "kernel", "warps", "registers", "spilled st/ld", "widest ld/st", "threads at once"]
     lines = [
         [
             r.case,
             r.kernel,
             str(r.warps),
             str(r.registers),
-            f"{r.spilled} B",
+            f"{r.stored}/{r.loaded} B",
             f"{r.ld}/{r.st} B",
             str(r.threads),
         ]
@@ -269,15 +277,29 @@ def _compile(source: Any, warps: int, arch: int) -> dict[str, int]:
     found = triton.compile(
         source, target=GPUTarget("cuda", arch, 32), options={"num_warps": warps, "enable_fp_fusion": True}
     )
-    cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(found.asm["cubin"])
         file.flush()
-        command = [str(cuobjdump), "--dump-resource-usage", file.name]
-        usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    taken = {what: int(n) for what, n in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", usage)}
+        usage = _output(tools / "cuobjdump", "--dump-resource-usage", file.name)
+        code = _output(tools / "nvdisasm", file.name)
+    (registers,) = re.findall(r"\bREG:(\d+)", usage)
+    stored, loaded = (_local_bytes(what, code) for what in ("STL", "LDL"))
     widest = {what: _widest(what, found.asm["ptx"]) for what in ("ld", "st")}
-    return {"registers": taken["REG"], "spilled": taken["STACK"] + taken["LOCAL"], **widest}
+    return {"registers": int(registers), "stored": stored, "loaded": loaded, **widest}
+
+
+def _output(*command: str | Path) -> str:
+    return subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout
+
+
+def _local_bytes(what: str, code: str) -> int:
+    """Bytes of all accesses to local memory: ``STL.64 [R1+0x8], R2`` has 8; without a width it is 4.
+
+    The frame that the compiler reports is not that: its slots are used again, and padded.
+    """
+    widths = re.findall(rf"\b{what}(?:\.[A-Z]+)*(?:\.[US]?(\d+))? ", code)
+    return sum(int(bits or 32) for bits in widths) // 8
 
 
 def _widest(what: str, ptx: str) -> int:

@@ -44,7 +44,7 @@ class Timing:
         milliseconds: the median; ``low`` and ``high`` are the first and third quartile. NaN if not timed.
         rounds: how many times it ran after the warm-up.
         bytes: what an algorithm at its best must move through memory, see :func:`compulsory_bytes`.
-        bandwidth: ``bytes`` ÷ median, in bytes per second.
+        bandwidth: ``bytes`` ÷ median, in bytes per second; what moves more has a smaller one.
         fraction: ``bandwidth`` ÷ the copy bandwidth of the same run.
         reason: why it was not timed; else empty.
         layout: "contiguous" or "channels_last".
@@ -145,7 +145,7 @@ class Timings:
         """Head and lines of the table of the rows with these attributes."""
         rows = self.select(**only)
         head = ["shape", "dtype", "direction", "candidate"]
-        head += ["ms", "quartiles", "moved", "GB/s", "of copy", "÷ torch.nn"]
+        head += ["ms", "quartiles", "least", "GB/s", "of copy", "÷ torch.nn"]
         head += ["not timed"] if any(row.reason for row in rows) else []
         lines = []
         for row in rows:
@@ -164,7 +164,8 @@ class Timings:
         head, lines = self.cells(**only)
         if len({row.dtype for row in self.rows}) == 1:  # said in the notes; the table must fit a page
             head, lines = [head[0], *head[2:]], [[line[0], *line[2:]] for line in lines]
-        return "\n".join([table(head, lines), "", *(textwrap.fill(note, 88) for note in self.notes())])
+        notes = [*self.notes(), "least: the bytes that any implementation must move; GB/s is that ÷ ms"]
+        return "\n".join([table(head, lines), "", *(textwrap.fill(note, 88) for note in notes)])
 
     def __repr__(self) -> str:
         return self.table()
@@ -455,16 +456,16 @@ def _case(
         able = {name: call for name, call in calls[direction, graph].items() if name not in reasons}
         samples = stopwatch.interleaved(able, seconds / len(captured), rounds)
         for name, (row, _) in candidates.items():
-            moved = 0
+            least = 0
             if row is not None:
-                moved = compulsory_bytes(row, shape, kind.itemsize, direction, cache_bytes, layout)
+                least = compulsory_bytes(row, shape, kind.itemsize, direction, cache_bytes, layout)
             times = samples.get(name, [])
             low, median, high = _quartiles(times)
-            bandwidth = moved / (median / 1e3)
+            bandwidth = least / (median / 1e3)
             kept, peak = uses.get(name, (None, None)) if (direction, graph) == (BOTH, False) else (None, None)
             found.append(
                 Timing(
-                    name, shape, dtype, direction, median, low, high, len(times), moved, bandwidth, math.nan,
+                    name, shape, dtype, direction, median, low, high, len(times), least, bandwidth, math.nan,
                     reasons.get(name, ""), layout, graph, kept, peak,
                 )
             )  # fmt: skip

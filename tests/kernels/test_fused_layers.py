@@ -124,6 +124,18 @@ def test_why(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
         fused.why(layers.LayerNorm(6), x)
 
 
+def test_what_is_no_tensor_is_refused_by_name(device: str) -> None:
+    layer, x = fused.LayerNorm(6, device=device), torch.randn(2, 6, device=device)
+    for wrong in ([1.0, 2.0], None):
+        with pytest.raises(TypeError, match=f"expected a tensor, got {type(wrong).__name__}"):
+            fused.why(layer, wrong)
+        with pytest.raises(TypeError, match=f"expected a tensor, got {type(wrong).__name__}"):
+            layer(wrong)
+    for function in (fused.LayerNorm(6, device=device), fused.RMSNorm(6, device=device)):
+        with pytest.raises(TypeError, match="norm: expected a tensor, got str"):
+            function(x, "abc")
+
+
 @each
 def test_the_plain_path_gives_the_plain_layers_numbers(
     case: Case, device: str, monkeypatch: pytest.MonkeyPatch
@@ -148,14 +160,36 @@ def test_a_fused_layer_like_another(case: Case, device: str) -> None:
     theirs.load_state_dict(plain.state_dict())
     x = torch.randn(case.shape, device=device)
     for layer in (plain, theirs, fused.like(plain)):
-        copied = fused.like(layer)
-        assert type(copied) is getattr(fused, case.name)
+        kind, swapped = type(layer), fused.like(layer)
+        assert type(swapped) is getattr(fused, case.name)
+        assert type(layer) is kind
         for training in (True, False):
             expected = layer.train(training)(x)
-            torch.testing.assert_close(copied.train(training)(x), expected)
-        assert not {p.data_ptr() for p in layer.parameters()} & {p.data_ptr() for p in copied.parameters()}
-        for key, value in layer.state_dict().items():
-            torch.testing.assert_close(copied.state_dict()[key], value)
+            torch.testing.assert_close(swapped.train(training)(x), expected)
+        for what in ("named_parameters", "named_buffers"):
+            kept, taken = dict(getattr(layer, what)()), dict(getattr(swapped, what)())
+            assert list(taken) == list(kept)
+            assert all(taken[name] is kept[name] for name in kept)
+
+
+def test_after_a_swap_the_optimizer_still_trains_the_model(device: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(6), layers.LayerNorm(6)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model[0], model[1] = fused.like(model[0]), fused.like(model[1])
+    before = [p.detach().clone() for p in model.parameters()]
+    (model(torch.randn(5, 6, device=device)) * torch.randn(5, 6, device=device)).sum().backward()
+    optimizer.step()
+    assert all((p != old).any() for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_what_is_set_on_a_layer_is_not_set_on_the_one_it_was_made_from(device: str) -> None:
+    plain = layers.LayerNorm(6, device=device)
+    swapped = fused.like(plain)
+    swapped.weight = None
+    swapped.register_forward_hook(lambda *_: None)
+    assert plain.weight is not None
+    assert not plain._forward_hooks
 
 
 def test_no_fused_layer_is_like_some() -> None:
