@@ -1,6 +1,5 @@
 """The exercises of the Fused Kernels notebook, from easy to hard."""
 
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -144,8 +143,8 @@ moved = {
         Mistake(
             "means_write",
             "You let every operation read and write a whole tensor. A mean along the rows writes one number "
-            "per row. (Or you took the 14 that this page measures: its function subtracts the mean twice, "
-            "the code above does it once.)",
+            "per row. Or did you take the 14 that this page measures? That function subtracts the mean "
+            "twice, the code above once.",
             {"1 + 2 + 2 + 1 + 2 + 2 + 2": "14"},
         ),
         Mistake(
@@ -683,8 +682,8 @@ rows at once, and returns the output (without the lanes behind the row), the mea
 \varepsilon}$ of each row. Whenever the row fills its block it is right.
 
 Repair `row_block`. The checker tries rows that fill their block and rows that do not, an element that is 0,
-one element in a block of four, a tiny $\varepsilon$, and, in float32, rows whose mean is $10^4$ times their deviation: a repair by a
-difference of two large numbers fails there.
+one element in a block of four, a tiny $\varepsilon$, and, in float32, rows whose mean is $10^4$ times their
+deviation: a repair by a difference of two large numbers fails there.
 """,
     starter=f"{_BLOCK_HEAD}    centred = lanes - mean{_BLOCK_TAIL}",
     hints=(
@@ -1249,8 +1248,8 @@ def _holds_numbers(name: str, y: Tensor) -> Observations:
     """For bfloat16 alone, which NumPy does not have, and so Triton's interpreter neither."""
     if y.dtype == torch.bfloat16:
         otherwise = (
-            f"{name} holds NaN, or nothing but 0. You compute in bfloat16, or turn a float64 into one, and "
-            "Triton's interpreter can do neither: turn what you load into float32"
+            f"{name} holds NaN, or nothing but 0. You compute in bfloat16, which Triton's interpreter cannot "
+            "do: turn what you load into float32"
         )
         fine = bool(y.isfinite().all() and y.any())
         yield f"{name} holds numbers", Holds(fine, otherwise, "bfloat16")
@@ -1337,9 +1336,10 @@ def _rms_row_refused(kernel: Any) -> str:
     return _refused(kernel, pointers | {"x_step": "i32", "y_step": "i32", "length": "i32", "eps": "fp32"})
 
 
-_ROW_HEAD = """
+_ROW_GIVEN = "x, weight, y, rstd, x_step, y_step, length, eps"
+_ROW_HEAD = f"""
 @triton.jit
-def rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK: tl.constexpr):
+def rms_row({_ROW_GIVEN}, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
 """
 _ROW_BODY = """    col = tl.arange(0, BLOCK)
@@ -1374,9 +1374,9 @@ with $r = 1/\sqrt{m + \varepsilon}$, where $m$ is the mean of the squares of the
 
 The checker runs your kernel in Triton's interpreter, on a CPU, in a memory where every access is seen, with
 rows that fill their block and rows that do not, steps larger than the rows, all three dtypes, a tiny
-$\varepsilon$, and steps of more than $2^{30}$. The interpreter is Python. It cannot compute in bfloat16, and it
-runs much that no GPU can. So what is right there goes to Triton's compiler too, where Triton 3.6 or newer is
-installed; that takes a few seconds. With an older one, what passes here may not compile.
+$\varepsilon$, and steps of more than $2^{30}$. The interpreter is Python. It cannot compute in bfloat16, and
+it runs much that no GPU can. So what is right there goes to Triton's compiler too, where Triton 3.6 or newer
+is installed; that takes a few seconds. With an older one, what passes here may not compile.
 """,
     starter="""
 @triton.jit
@@ -1603,11 +1603,14 @@ def rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK: tl.constexpr
             "One program does the work of all. It runs on one multiprocessor of the GPU, and all others "
             "wait: program p is to store row p.",
             {
-                "    row = tl.program_id(0).to(tl.int64)\n": (
-                    "    for row in range(0, tl.num_programs(0) * (tl.program_id(0) == 0)):\n"
-                    "        row = row.to(tl.int64)\n"
+                _ROW_HEAD: f"\n@triton.jit\ndef one({_ROW_GIVEN}, row, BLOCK: tl.constexpr):\n",
+                "value * scale * gamma, mask=inside)\n": (
+                    "value * scale * gamma, mask=inside)\n\n\n"
+                    f"@triton.jit\ndef rms_row({_ROW_GIVEN}, BLOCK: tl.constexpr):\n"
+                    "    if tl.program_id(0) == 0:\n"
+                    "        for row in range(0, tl.num_programs(0)):\n"
+                    f"            one({_ROW_GIVEN}, row.to(tl.int64), BLOCK)\n"
                 ),
-                _ROW_BODY: textwrap.indent(_ROW_BODY, "    "),
             },
         ),
         Mistake(

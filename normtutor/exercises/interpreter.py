@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -275,6 +275,7 @@ def _interpreting(memory: _Memory) -> Iterator[Any]:
             function.__call__ = _call
         builder.create_masked_load, builder.create_masked_store = memory.load, memory.store
         builder.create_atomic_cas = builder.create_atomic_rmw = memory.atomic
+        builder.cast_impl = partial(_cast, builder.cast_impl)
         knobs["interpret"] = True
         interpreter._patch_lang(types.SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
         tl.range = _range
@@ -344,6 +345,19 @@ def _converted(value: Any) -> Any:
     if isinstance(value, float):
         return tl.tensor(interpreter.TensorHandle(np.array([value], np.float32), tl.float32), tl.float32)
     return interpreter._implicit_cvt(value)
+
+
+def _cast(theirs: Any, source: Any, kind: Any) -> Any:
+    """A conversion as a GPU does it. Triton's interpreter cuts a bfloat16's last digits off: no rounding."""
+    old, new = source.dtype.scalar, kind.scalar
+    if old == new or tl.bfloat16 not in (old, new):
+        return theirs(source, kind)
+    data = np.array(source.data)  # a copy of its own, in one piece, as torch wants it
+    if old == tl.bfloat16:
+        wide = torch.from_numpy(data.view(np.int16)).view(torch.bfloat16).float().numpy()
+        return _interpreter().TensorHandle(wide.astype(_interpreter()._get_np_dtype(kind)), new)
+    bits = torch.from_numpy(data).bfloat16().view(torch.int16).numpy().view(np.uint16)
+    return _interpreter().TensorHandle(bits, new)
 
 
 def _np_dtype(pointers: Any) -> Any:
