@@ -62,10 +62,13 @@ def refusal(kernel: Any, signature: Mapping[str, str], constants: Mapping[str, i
     if compiled.missing():
         return ""
     function = python_of(kernel)
+    parameters = inspect.signature(function).parameters.values()
+    if len(parameters) != len(signature) + len(constants):  # it has more, with defaults
+        return ""
     types_of: dict[str, str] = {}
     values: dict[str, float] = {}
     kinds = (*signature.values(), *["constexpr"] * len(constants))
-    for parameter, kind in zip(inspect.signature(function).parameters.values(), kinds, strict=True):
+    for parameter, kind in zip(parameters, kinds, strict=True):
         name, types_of[parameter.name] = parameter.name, kind
         if name in constants:
             values[name] = constants[name]
@@ -109,12 +112,12 @@ def _collect(function: types.FunctionType, name: str, found: dict[str, tuple[obj
         if name in found:
             if found[name][0] is not meant:
                 raise _UnclearError
+        elif isinstance(value, tl.constexpr):
+            found[name] = meant, f"{name} = tl.constexpr({value.value!r})"
         elif isinstance(value, types.ModuleType):
             found[name] = meant, f"import {value.__name__} as {name}"
         elif str(getattr(value, "__module__", "")).startswith("triton.language") and callable(value):
             found[name] = meant, f"from {value.__module__} import {meant.__name__} as {name}"
-        elif isinstance(value, tl.constexpr):
-            found[name] = meant, f"{name} = tl.constexpr({value.value!r})"
         elif value is not meant and isinstance(meant, types.FunctionType):
             _collect(meant, name, found)
         else:  # the compiler refuses it, whatever it is
