@@ -121,7 +121,7 @@ def _collect(function: types.FunctionType, name: str, found: dict[str, tuple[obj
         elif value is not meant and isinstance(meant, types.FunctionType):
             _collect(meant, name, found)
         else:  # the compiler refuses it, whatever it is
-            found[name] = meant, f"{name} = None"
+            found[name] = meant, f"{name} = {value if isinstance(value, int | float) else None!r}"
 
 
 @lru_cache(maxsize=64)

@@ -442,6 +442,7 @@ def squares(x, at, length, BLOCK: tl.constexpr):
 def rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK: tl.constexpr):
     row, col = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     total = 0.0
+    v = tl.zeros([BLOCK], tl.float32)
     for _ in range(0, ONE):
         v, more = squares(x, row * x_step, length, BLOCK)
         total += more
