@@ -1626,7 +1626,7 @@ def rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK: tl.constexpr
         Mistake(
             "rounded_twice",
             "You round the normalized row to the dtype of `y` before you multiply by γ, and once more when "
-            "you store it. In bfloat16 two roundings put much of the output off by one step: multiply in "
+            "you store it. In bfloat16 two roundings put part of the output off by one step: multiply in "
             "float32.",
             {"value * scale * gamma": "(value * scale).to(y.dtype.element_ty).to(tl.float32) * gamma"},
         ),
@@ -1914,7 +1914,7 @@ def add_rms(x, residual, weight, y, total, rstd, rows, length, eps, BLOCK: tl.co
         Mistake(
             "rounded_twice",
             "You round the normalized row before you multiply by γ, and once more when you store it. In "
-            "bfloat16 two roundings put much of the output off by one step: multiply in float32.",
+            "bfloat16 two roundings put part of the output off by one step: multiply in float32.",
             {"value * scale * gamma": "(value * scale).to(y.dtype.element_ty).to(tl.float32) * gamma"},
         ),
         Mistake(
