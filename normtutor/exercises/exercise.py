@@ -41,6 +41,8 @@ class Exercise:
         probe: a generator of (name, value) pairs that runs an answer on drawn inputs.
         spot_the_bug: the starter runs, wrongly; an answer that still behaves like it is "not attempted".
         triton: the answer is a Triton kernel; its code sees ``triton`` and ``tl`` too.
+        refusal: what speaks against an answer in which all is as in the reference, "" if nothing. It may take
+            seconds, so it is asked for such an answer alone.
         challenge: an open task with a measured target, the chapter's last; any way that reaches it is right.
         cancels: pairs of mistakes that undo each other, each with its proof.
     """
@@ -58,6 +60,7 @@ class Exercise:
     spot_the_bug: bool = False
     challenge: bool = False
     triton: bool = False
+    refusal: Callable[[Any], str] | None = None
     cancels: Mapping[frozenset[str], str] = field(default_factory=dict)
 
     def build(self, source: str) -> Any:

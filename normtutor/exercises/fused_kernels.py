@@ -125,8 +125,7 @@ moved = {
         ),
         Mistake(
             "megabytes",
-            "You give megabytes of a million bytes. A MiB has 1,048,576: over the sizes of a network the 5 % "
-            "add up.",
+            "You give megabytes of a million bytes. A MiB has 1,048,576: you are 5 % off.",
             {"8192 * 4096 * 4 / 2**20": "8192 * 4096 * 4 / 1e6"},
         ),
         Mistake(
@@ -144,8 +143,15 @@ moved = {
         Mistake(
             "means_write",
             "You let every operation read and write a whole tensor. A mean along the rows writes one number "
-            "per row.",
+            "per row. Or did you take the 14 that this page measures? That function subtracts the mean "
+            "twice, the code above once.",
             {"1 + 2 + 2 + 1 + 2 + 2 + 2": "14"},
+        ),
+        Mistake(
+            "one_more",
+            "You count one pass too many. Each of the two means reads one tensor and writes one number per "
+            "row; each of the five other operations reads one and writes one.",
+            {"1 + 2 + 2 + 1 + 2 + 2 + 2": "13"},
         ),
         Mistake(
             "writes_only",
@@ -220,6 +226,26 @@ moved = {
             {"2 * 128 * 2**20 / 3e12": "2 * 128 * 1e6 / 3e12"},
         ),
         Mistake(
+            "megabytes_moved",
+            "You count half-precision traffic in megabytes of a million bytes. Asked are MiB, of 1,048,576.",
+            {"5 * 64": "5 * 64 * 2**20 / 1e6"},
+        ),
+        Mistake(
+            "seconds",
+            "You give the least time in seconds. Asked are microseconds.",
+            {"2 * 128 * 2**20 / 3e12 * 1e6": "2 * 128 * 2**20 / 3e12"},
+        ),
+        Mistake(
+            "milliseconds",
+            "You give the least time in milliseconds. Asked are microseconds.",
+            {"2 * 128 * 2**20 / 3e12 * 1e6": "2 * 128 * 2**20 / 3e12 * 1e3"},
+        ),
+        Mistake(
+            "fraction_in_percent",
+            "You give percent. Asked is a fraction, a number between 0 and 1.",
+            {"2 * 128 * 2**20 / 100e-6 / 3e12": "100 * 2 * 128 * 2**20 / 100e-6 / 3e12"},
+        ),
+        Mistake(
             "inverted",
             "Your fraction is above 1: more than the memory can move. It is the least time over the time "
             "that was taken.",
@@ -242,7 +268,12 @@ def _probe_roofline(roofline: Callable[..., Any], draw: Draw) -> Observations:
     moved, ridge = draw.uniform(1e8, 5e8), peak / bandwidth
 
     def call(*given: float) -> Any:
-        return returned(roofline(*given), roofline, "seconds", "limit")
+        seconds, limit = returned(roofline(*given), roofline, "seconds", "limit")
+        if isinstance(seconds, str):
+            raise Broken(f"The first of the two is {seconds!r}. Return (seconds, limit), in this order.")
+        if isinstance(limit, str) and limit != limit.lower() and limit.lower() in ("memory", "compute"):
+            raise Broken(f"You return {limit!r}. Write it in small letters: {limit.lower()!r}.")
+        return seconds, limit
 
     for name, flops, size in (
         ("a normalization", 0.2 * ridge * moved, moved),
@@ -401,9 +432,9 @@ def _probe_merge(merge: Callable[..., Any], draw: Draw) -> Observations:
     def call(counts: Tensor, means: Tensor, m2s: Tensor) -> Any:
         return returned(merge(counts, means, m2s), merge, "n", "mean", "m2")
 
-    def all_of(name: str, found: Any, tolerance: float) -> Observations:
+    def all_of(name: str, found: Any, tolerance: float, of_mean: float = 1e-6) -> Observations:
         yield f"n of {name}", Approx(_number(found[0]), 0.0)
-        yield f"mean of {name}", Approx(found[1], min(tolerance, 1e-6))
+        yield f"mean of {name}", Approx(found[1], min(tolerance, of_mean))
         yield f"m2 of {name}", Approx(found[2], tolerance)
 
     x = draw.batch(11, 3)
@@ -421,6 +452,9 @@ def _probe_merge(merge: Callable[..., Any], draw: Draw) -> Observations:
     # Deviations of about 1 around 1e4. There float32 numbers are 1e-3 apart, and so is every merged mean.
     far = (draw.values(48, 3) + draw.values(1, 3, low=9e3, high=1.1e4)).float()
     yield from all_of("float32 at a mean of 1e4", call(*_chunks(far, (16, 16, 4, 12))), 1e-3)
+    if draw.dtype == torch.float64:  # 1e-7 apart around 1e9: float64 does not help a difference of squares
+        far = draw.values(48, 3) + draw.values(1, 3, low=0.9e9, high=1.1e9)
+        yield from all_of("float64 at a mean of 1e9", call(*_chunks(far, (16, 16, 4, 12))), 1e-4, 1e-14)
 
 
 MERGE = Exercise(
@@ -437,8 +471,8 @@ saw, $n_k$, their mean $m_k$, and the sum of their squared deviations from that 
   and `m2` have shape $(S)$, `n` is a number.
 - A chunk may be empty. Its count is 0 and its mean is NaN, as $0/0$ is: it must change nothing. If all are,
   return 0 for all three.
-- The result must be as good in float32 where the mean is $10^4$ times the deviation. Then
-  $\sum_k n_k m_k^2 - n\,m^2$ is the difference of two large numbers: use none such.
+- The result must be as good where the mean is $10^4$ times the deviation in float32, or $10^9$ times in
+  float64. Then $\sum_k n_k m_k^2 - n\,m^2$ is the difference of two large numbers: use none such.
 - Keep the dtype, and leave the arguments as they are.
 """,
     starter="""
@@ -532,6 +566,23 @@ def merge(counts, means, m2s):  # around a pivot
             },
         ),
         Mistake(
+            "one_pass_in_float64",
+            "You take the difference of two sums of squares in float64. That moves the limit and leaves it "
+            "there: at a mean of 1e9 the squares are near 1e18, float64 keeps 16 digits, and few units of a "
+            "GPU compute in it.",
+            {
+                "m2s.sum(0) + between.sum(0)": (
+                    "(m2s.double().sum(0) + (weight * means.double().square()).sum(0) - n * ((weight * "
+                    "means.double()).sum(0) / n.clamp(min=1)).square()).to(m2s.dtype)"
+                )
+            },
+        ),
+        Mistake(
+            "bessel",
+            "You multiply by n / (n − 1). Asked is a sum, not a variance, and no divisor belongs to it.",
+            {"m2s.sum(0) + between.sum(0)": "(m2s.sum(0) + between.sum(0)) * n / (n - 1).clamp(min=1)"},
+        ),
+        Mistake(
             "empty_is_nan",
             "An empty chunk makes everything NaN: its mean is 0/0, and 0 times NaN is NaN. Replace it "
             "before you multiply.",
@@ -594,6 +645,7 @@ def _probe_masked_lanes(row_block: Callable[..., Any], draw: Draw) -> Observatio
         )
 
     rows = draw.batch(3, 5)
+    rows[1, 2] = 0  # an element like any other
     x = rows.clone()
     yield from all_of("rows of 5 in a block of 8", call(x, 8, eps))
     yield "x is unchanged", unchanged(x, rows, "in_place")
@@ -627,11 +679,11 @@ MASKED_LANES = Exercise(
 A row kernel works on blocks whose width is a power of two. A row of 5 sits in a block of 8, and the three
 *lanes* behind it are loaded as 0. `row_block(x, block, eps)` does with torch what such a kernel does, for all
 rows at once, and returns the output (without the lanes behind the row), the mean and $1/\sqrt{\sigma^2 +
-\varepsilon}$ of each row. Many a kernel was written like this. Whenever the row fills its block it is right.
+\varepsilon}$ of each row. Whenever the row fills its block it is right.
 
-Repair `row_block`. The checker tries rows that fill their block and rows that do not, one element in a block
-of four, a tiny $\varepsilon$, and, in float32, rows whose mean is $10^4$ times their deviation: a repair by a
-difference of two large numbers fails there.
+Repair `row_block`. The checker tries rows that fill their block and rows that do not, an element that is 0,
+one element in a block of four, a tiny $\varepsilon$, and, in float32, rows whose mean is $10^4$ times their
+deviation: a repair by a difference of two large numbers fails there.
 """,
     starter=f"{_BLOCK_HEAD}    centred = lanes - mean{_BLOCK_TAIL}",
     hints=(
@@ -702,6 +754,12 @@ def row_block(x, block, eps):
             "You keep the masked lanes and drop the row: `torch.where(condition, a, b)` takes `a` where the "
             "condition holds.",
             {"torch.where(inside, lanes - mean, 0.0)": "torch.where(inside, 0.0, lanes - mean)"},
+        ),
+        Mistake(
+            "mask_by_value",
+            "You take every lane that holds 0 for one behind the row. An element of the row may be 0 too: "
+            "which lanes are masked says their position, not their value.",
+            {"torch.where(inside, lanes - mean, 0.0)": "torch.where(lanes != 0, lanes - mean, 0.0)"},
         ),
         Mistake(
             "as_for_a_maximum",
@@ -859,6 +917,23 @@ def two_stage(dy, x_hat, programs):
                 "programs, dy.shape[1], device": "programs, dy.shape[1], dtype=given, device",
                 "    dy, x_hat = dy.float(), x_hat.float()\n": (
                     "    given = dy.dtype\n    dy, x_hat = dy.float(), x_hat.float()\n"
+                ),
+            },
+        ),
+        Mistake(
+            "half_running_sums",
+            "You add row after row to a table in the dtype of the inputs. Each addition rounds: once the sum "
+            "is 256 times a term, a bfloat16 does not change any more.",
+            {
+                "programs, dy.shape[1], device": "programs, dy.shape[1], dtype=given, device",
+                "    dy, x_hat = dy.float(), x_hat.float()\n": (
+                    "    given = dy.dtype\n    dy, x_hat = dy.float(), x_hat.float()\n"
+                ),
+                "        table[0, p] = dy[mine].sum(0)\n": (
+                    "        for row in dy[mine]:\n            table[0, p] += row\n"
+                ),
+                "        table[1, p] = (dy[mine] * x_hat[mine]).sum(0)\n": (
+                    "        for row in dy[mine] * x_hat[mine]:\n            table[1, p] += row\n"
                 ),
             },
         ),
@@ -1044,6 +1119,16 @@ fits = {
             {'"programs": 65536 // (64 * 256)': '"programs": 2048 // 256'},
         ),
         Mistake(
+            "in_warps",
+            "You count warps: so many have room for their registers at once. A program of A has eight.",
+            {'"programs": 65536 // (64 * 256)': '"programs": 65536 // (64 * 32)'},
+        ),
+        Mistake(
+            "occupancy_in_percent",
+            "You give the occupancy in percent. Asked is a fraction, a number between 0 and 1.",
+            {"4 * 256 / 2048": "100 * 4 * 256 / 2048"},
+        ),
+        Mistake(
             "full",
             "You call the multiprocessor full when its registers are. Occupancy counts threads, of the 2,048 "
             "that there could be.",
@@ -1094,6 +1179,21 @@ fits = {
             {"(8192 - 5000) / 8192": "(8192 - 5000) / 5000"},
         ),
         Mistake(
+            "idle_in_percent",
+            "You give the idle lanes in percent. Asked is a fraction, a number between 0 and 1.",
+            {"(8192 - 5000) / 8192": "100 * (8192 - 5000) / 8192"},
+        ),
+        Mistake(
+            "spilled_in_bytes",
+            "You give bytes. Asked are KiB, of 1,024 bytes.",
+            {"2 * 96 * 512 / 1024": "2 * 96 * 512"},
+        ),
+        Mistake(
+            "share_in_percent",
+            "You give the share in percent. Asked is a fraction, a number between 0 and 1.",
+            {"96 / (96 + 32)": "100 * 96 / (96 + 32)"},
+        ),
+        Mistake(
             "one_way",
             "You count what is spilled once. It is written, and read again.",
             {"2 * 96 * 512 / 1024": "96 * 512 / 1024"},
@@ -1137,9 +1237,30 @@ def _run(name: str, kernel: Any, programs: int, *arguments: object, **constants:
     if does_nothing(interpreter.python_of(kernel)):
         raise Unfinished
     faults = interpreter.launch(kernel, programs, *arguments, **constants)
-    for what, store in (("load", False), ("store", True)):
-        texts = [fault.text for fault in faults if fault.store is store]
-        yield f"the {what}s for {name}", Holds(not texts, texts[0] if texts else "")
+    held = [argument.name for argument in arguments if isinstance(argument, interpreter.Buffer)]
+    for buffer in (*held, ""):
+        texts = [fault.text for fault in faults if fault.buffer == buffer]
+        where = f"of {buffer}" if buffer else "elsewhere"
+        yield f"the accesses {where} for {name}", Holds(not texts, texts[0] if texts else "")
+
+
+def _holds_numbers(name: str, y: Tensor) -> Observations:
+    """For bfloat16 alone, which NumPy does not have, and so Triton's interpreter neither."""
+    if y.dtype == torch.bfloat16:
+        otherwise = (
+            f"{name} holds NaN, or nothing but 0. You compute in bfloat16, which Triton's interpreter cannot "
+            "do: turn what you load into float32"
+        )
+        fine = bool(y.isfinite().all() and y.any())
+        yield f"{name} holds numbers", Holds(fine, otherwise, "bfloat16")
+
+
+def _rounded_once(name: str, y: Tensor, exact: Tensor) -> Observations:
+    """Whether ``y`` is as near to ``exact`` as its dtype allows, but for a tie or two."""
+    if y.dtype != torch.float32:
+        right = (y == exact.to(y.dtype)).double().mean().item()
+        otherwise = f"{100 * (1 - right):.0f} % of y for {name} are not the nearest numbers of their dtype"
+        yield f"y for {name} is rounded once", Holds(right >= 0.9, otherwise, "rounded_twice")
 
 
 def _probe_rms_row(kernel: Any, draw: Draw) -> Observations:
@@ -1164,8 +1285,22 @@ def _probe_rms_row(kernel: Any, draw: Draw) -> Observations:
         gamma, rstd = Buffer("weight", weight[None]), Buffer("rstd", draw.values(rows, 1).float())
         pointers = x, gamma, y, rstd
         yield from _run(name, kernel, rows, *pointers, x.step, y.step, length, eps, BLOCK=block)
+        yield (
+            f"y is stored once for {name}",
+            Holds(
+                int(y.writes.max()) <= 1, f"an element of y is stored {y.writes.max()} times", "stored_twice"
+            ),
+        )
+        yield from _holds_numbers(f"y for {name}", y.values)
         yield f"y for {name}", y.values
+        exact = x.values.double()
+        exact *= (exact.square().mean(1, keepdim=True) + eps).rsqrt()
+        yield from _rounded_once(name, y.values, exact * gamma.values.double())
         yield f"rstd for {name}", rstd.values[:, 0]
+        by = torch.from_numpy(y.stored_by[:, 0]), torch.from_numpy(rstd.stored_by[:, 0])
+        others = [row for row in range(rows) if not by[0][row] == by[1][row] == row]
+        said = f"program {by[0][others[0]]} stores row {others[0]} of y" if others else ""
+        yield f"program p stores row p for {name}", Holds(not others, said, "one_program")
         kept = not (x.writes.any() or gamma.writes.any())
         yield (
             f"x and weight are only read for {name}",
@@ -1174,20 +1309,47 @@ def _probe_rms_row(kernel: Any, draw: Draw) -> Observations:
         once = int(x.reads.max()) <= 1
         yield f"x is read once for {name}", Holds(once, f"it loads an element of x {x.reads.max()} times")
 
-    gamma = draw.values(16, low=0.5).float()
+    gamma = draw.values(50, low=0.5).float()
     narrow = draw.batch(3, 5).float()
     yield from trial("rows of 5 in a block of 8", narrow, gamma[:5], eps, 8)
     yield from trial("rows 9 apart, to rows 7 apart", draw.batch(2, 5).float(), gamma[:5], eps, 8, 9, 7)
-    yield from trial("rows of 16 in a block of 16", draw.batch(2, 16).float(), gamma, 1e-12, 16)
+    yield from trial("rows of 16 in a block of 16", draw.batch(2, 16).float(), gamma[:16], 1e-12, 16)
     yield from trial("a tiny eps, and small values", 1e-4 * narrow[:1], gamma[:5], 1e-12, 16)
     # Squares of 300 exceed what float16 can hold; a bfloat16 has three digits.
-    yield from trial("float16", 300 * draw.values(1, 5, low=0.5).half(), gamma[:5], eps, 8)
-    yield from trial("bfloat16", draw.batch(1, 5).bfloat16(), gamma[:5].bfloat16(), eps, 8)
+    yield from trial("float16", 300 * draw.values(1, 50, low=0.5).half(), gamma, eps, 64)
+    yield from trial("bfloat16", draw.batch(1, 50).bfloat16(), gamma.bfloat16(), eps, 64)
     # From the third row on, no int32 holds the offset.
     far = 2**30 + 8 * round(draw.uniform(1, 100))
     yield from trial(f"rows of x {far} apart", narrow[:, :3], gamma[:3], eps, 4, far)
     yield from trial(f"rows of y {far} apart", narrow[:, :3], gamma[:3], eps, 4, 0, far)
 
+
+def _refused(kernel: Any, signature: dict[str, str]) -> str:
+    """What the compiler says; see :func:`normtutor.exercises.compiler.refusal`."""
+    from normtutor.exercises import compiler
+
+    return compiler.refusal(kernel, signature, {"BLOCK": 64})
+
+
+def _rms_row_refused(kernel: Any) -> str:
+    pointers = {"x": "*bf16", "weight": "*fp32", "y": "*bf16", "rstd": "*fp32"}
+    return _refused(kernel, pointers | {"x_step": "i32", "y_step": "i32", "length": "i32", "eps": "fp32"})
+
+
+_ROW_GIVEN = "x, weight, y, rstd, x_step, y_step, length, eps"
+_ROW_HEAD = f"""
+@triton.jit
+def rms_row({_ROW_GIVEN}, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+"""
+_ROW_BODY = """    col = tl.arange(0, BLOCK)
+    inside = col < length
+    value = tl.load(x + row * x_step + col, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(value * value, axis=0) / length + eps)
+    tl.store(rstd + row, scale)
+    gamma = tl.load(weight + col, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + row * y_step + col, value * scale * gamma, mask=inside)
+"""
 
 RMS_ROW = Exercise(
     id="fused_kernels.rms_row",
@@ -1206,13 +1368,15 @@ with $r = 1/\sqrt{m + \varepsilon}$, where $m$ is the mean of the squares of the
   power of two, at least `length`.
 - There are as many programs as rows. Program $p$ stores row $p$ of `y`, and $r$ in `rstd[p]`.
 - `x` and `y` are float32, bfloat16 or float16, `weight` too; `rstd` is float32. All arithmetic is in float32.
-- Load every element of `x` once. Load and store nothing outside of the rows: behind a row may lie what is
-  not yours.
+- Load every element of `x` once, and store every element of `y` once, rounded once. Load and store nothing
+  outside of the rows: behind a row may lie what is not yours.
 - The tensors may be large: a row may begin more than $2^{31}$ elements behind the first one.
 
 The checker runs your kernel in Triton's interpreter, on a CPU, in a memory where every access is seen, with
 rows that fill their block and rows that do not, steps larger than the rows, all three dtypes, a tiny
-$\varepsilon$, and steps of more than $2^{30}$.
+$\varepsilon$, and steps of more than $2^{30}$. The interpreter is Python. It cannot compute in bfloat16, and
+it runs much that no GPU can. So what is right there goes to Triton's compiler too, where Triton 3.6 or newer
+is installed; that takes a few seconds. With an older one, what passes here may not compile.
 """,
     starter="""
 @triton.jit
@@ -1227,18 +1391,7 @@ def rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK: tl.constexpr
         "Divide by `length`, not by `BLOCK`. `tl.store` needs the mask too. `tl.program_id(0)` is an int32: "
         "make it a `tl.int64` before you multiply by a step.",
     ),
-    reference="""
-@triton.jit
-def rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    col = tl.arange(0, BLOCK)
-    inside = col < length
-    value = tl.load(x + row * x_step + col, mask=inside, other=0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(value * value, axis=0) / length + eps)
-    tl.store(rstd + row, scale)
-    gamma = tl.load(weight + col, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + row * y_step + col, value * scale * gamma, mask=inside)
-""",
+    reference=_ROW_HEAD + _ROW_BODY,
     alternatives=(
         """
 @triton.jit
@@ -1445,9 +1598,64 @@ def rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK: tl.constexpr
             "You store the output into `x`. The backward pass needs `x` as it was.",
             {"tl.store(y + row * y_step": "tl.store(x + row * x_step"},
         ),
+        Mistake(
+            "one_program",
+            "One program does the work of all. It runs on one multiprocessor of the GPU, and all others "
+            "wait: program p is to store row p.",
+            {
+                _ROW_HEAD: f"\n@triton.jit\ndef one({_ROW_GIVEN}, row, BLOCK: tl.constexpr):\n",
+                "value * scale * gamma, mask=inside)\n": (
+                    "value * scale * gamma, mask=inside)\n\n\n"
+                    f"@triton.jit\ndef rms_row({_ROW_GIVEN}, BLOCK: tl.constexpr):\n"
+                    "    if tl.program_id(0) == 0:\n"
+                    "        for row in range(0, tl.num_programs(0)):\n"
+                    f"            one({_ROW_GIVEN}, row.to(tl.int64), BLOCK)\n"
+                ),
+            },
+        ),
+        Mistake(
+            "stored_twice",
+            "You store `y` twice. The second store moves as many bytes as the first: finish the numbers in "
+            "registers, and store them once.",
+            {
+                "    gamma = tl.load": (
+                    "    tl.store(y + row * y_step + col, value * scale, mask=inside)\n    gamma = tl.load"
+                )
+            },
+        ),
+        Mistake(
+            "rounded_twice",
+            "You round the normalized row to the dtype of `y` before you multiply by γ, and once more when "
+            "you store it. In bfloat16 two roundings put part of the output off by one step: multiply in "
+            "float32.",
+            {"value * scale * gamma": "(value * scale).to(y.dtype.element_ty).to(tl.float32) * gamma"},
+        ),
+        Mistake(
+            "rstd_by_step",
+            "You store `rstd` elsewhere than in `rstd[p]`. It has one number for each row: no step, and no "
+            "columns.",
+            {"tl.store(rstd + row, scale)": "tl.store(rstd + row * y_step, scale)"},
+        ),
+        Mistake(
+            "row_times_block",
+            "You find the rows of `x` by `BLOCK`. That is the width of the tile in registers; in memory the "
+            "rows are `x_step` apart.",
+            {"row * x_step": "row * BLOCK"},
+        ),
+        Mistake(
+            "nothing_masked",
+            "You use no mask at all: every load and store takes the whole block, and what lies behind the "
+            "row is read, summed up and overwritten.",
+            {
+                "tl.load(x + row * x_step + col, mask=inside, other=0.0)": "tl.load(x + row * x_step + col)",
+                "tl.load(weight + col, mask=inside, other=0.0)": "tl.load(weight + col)",
+                "value * scale * gamma, mask=inside": "value * scale * gamma",
+            },
+        ),
     ),
     probe=_probe_rms_row,
     triton=True,
+    refusal=_rms_row_refused,
 )
 
 # ------------------------------------------------------------------------------------------ challenge
@@ -1464,6 +1672,7 @@ def _probe_add_rms(kernel: Any, draw: Draw) -> Observations:
     eps = draw.uniform(0.05, 0.5)
     for rows, length, programs, dtype in (
         (_ROWS, _LENGTH, _PROGRAMS, torch.bfloat16),
+        (7, 5, 3, torch.float32),
         (2, 5, 2, torch.float32),
         (1, 5, 3, torch.float16),
     ):
@@ -1480,36 +1689,48 @@ def _probe_add_rms(kernel: Any, draw: Draw) -> Observations:
             f"what is given is only read for {name}",
             Holds(kept, "the kernel stores into what it was given"),
         )
+        yield from _holds_numbers(f"total for {name}", held["total"].values)
         yield f"total for {name}", held["total"].values
         yield f"rstd for {name}", Approx(held["rstd"].values[:, 0], 1e-5)
+        yield from _holds_numbers(f"y for {name}", held["y"].values)
         yield f"y for {name}", held["y"].values
-        if rows == _ROWS:
-            yield from _traffic(held)
+        if length == _LENGTH:
+            exact = (held["x"].values.float() + held["residual"].values.float()).to(dtype).double()
+            exact *= (exact.square().mean(1, keepdim=True) + eps).rsqrt()
+            yield from _rounded_once(name, held["y"].values, exact * held["weight"].values.double())
+        yield from _traffic(name, held, programs, rows == _ROWS)
 
 
-def _traffic(held: dict[str, Any]) -> Observations:
-    """What a kernel loads and stores, and the target."""
-    touched = {name: int((b.reads + b.writes).sum()) * b.values.element_size() for name, b in held.items()}
+def _traffic(name: str, held: dict[str, Any], programs: int, counted: bool) -> Observations:
+    """What a kernel loads and stores more than once, and, where it is ``counted``, the target."""
+    touched = {key: int((b.reads + b.writes).sum()) * b.values.element_size() for key, b in held.items()}
     moved = sum(touched.values())
     asked = f"it moves {moved} bytes, asked are at most {_LEAST}"
-    gamma, back = int(held["weight"].reads.max()), int(held["total"].reads.max())
-    yield (
-        "the sum is not read back, or few bytes move all the same",
-        Holds(
-            not back or moved <= _LEAST,
-            f"{asked}: it loads `total`, which it has just stored",
-            "total_read_back",
-        ),
-    )
-    yield (
-        "weight is loaded once by a program, or few bytes move all the same",
-        Holds(
-            gamma <= _PROGRAMS or moved <= _LEAST,
-            f"{asked}: each element of `weight` is loaded {gamma} times by {_PROGRAMS} programs",
-            "weight_for_every_row",
-        ),
-    )
-    yield f"at most {_LEAST} bytes", Holds(moved <= _LEAST, asked)
+    begin = f"{asked}: " if counted else f"for {name}, "
+
+    def once(key: str, verb: str, times: int, by: int) -> tuple[str, Holds]:
+        who = f"by {by} programs" if by > 1 else f"{times} times by one program"
+        mistake = "rows_shared" if by > 1 else f"{verb}_twice"
+        said = f"{begin}an element of `{key}` is {verb} {who}"
+        return f"{key} is {verb} once for {name}", Holds(times <= 1, said, mistake)
+
+    for key in ("x", "residual"):
+        yield once(key, "loaded", int(held[key].reads.max()), int(held[key].readers.max()))
+    for key in ("total", "y", "rstd"):
+        yield once(key, "stored", int(held[key].writes.max()), int(held[key].writers.max()))
+    back, gamma = int(held["total"].reads.max()), int(held["weight"].reads.max())
+    said = f"{begin}it loads `total`, which it has just stored"
+    yield f"the sum is not read back for {name}", Holds(not back, said, "total_read_back")
+    said = f"{begin}each element of `weight` is loaded {gamma} times by {programs} programs"
+    weight = Holds(gamma <= programs, said, "weight_for_every_row")
+    yield f"weight is loaded once by a program for {name}", weight
+    if counted:
+        yield f"at most {_LEAST} bytes", Holds(moved <= _LEAST, asked)
+
+
+def _add_rms_refused(kernel: Any) -> str:
+    pointers = {"x": "*bf16", "residual": "*bf16", "weight": "*fp32", "y": "*bf16", "total": "*bf16"}
+    return _refused(kernel, pointers | {"rstd": "*fp32", "rows": "i32", "length": "i32", "eps": "fp32"})
 
 
 ADD_RMS = Exercise(
@@ -1534,7 +1755,9 @@ The checker counts every byte that your kernel loads and stores in Triton's inte
 {_LENGTH} bfloat16 values, with {_PROGRAMS} programs and `weight` in float32, it asks for **at most {_LEAST}
 bytes**: `x` and `residual` in, `total` and `y` out, `weight` once for each program, and `rstd`. The reference
 moves just these. A kernel that loads `weight` for every row moves {_FOR_EVERY_ROW} bytes, one that reads
-the sum back {_READ_BACK}. Other shapes and dtypes must come out right.
+the sum back {_READ_BACK}. Other shapes, dtypes and numbers of programs must come out right, with nothing
+loaded or stored twice. The interpreter cannot compute in bfloat16: turn what you load into float32. What is
+right there goes to Triton's compiler too, where Triton 3.6 or newer is installed.
 """,
     starter="""
 @triton.jit
@@ -1636,9 +1859,9 @@ def add_rms(x, residual, weight, y, total, rstd, rows, length, eps, BLOCK: tl.co
             {"rows, tl.num_programs(0)": "rows, rows"},
         ),
         Mistake(
-            "every_program_every_row",
-            "Every program takes every row. The result is right, and each byte moves as often as there are "
-            "programs.",
+            "rows_shared",
+            "Several programs take the same rows. The result is right, and each byte moves once for each of "
+            "them: the step from one row of a program to its next is `tl.num_programs(0)`.",
             {"tl.program_id(0), rows, tl.num_programs(0)": "0 * tl.program_id(0), rows, 1"},
         ),
         Mistake(
@@ -1665,8 +1888,64 @@ def add_rms(x, residual, weight, y, total, rstd, rows, length, eps, BLOCK: tl.co
             "You store `total` without the mask, into the rows behind.",
             {"tl.store(total + at, value, mask=inside)": "tl.store(total + at, value)"},
         ),
+        Mistake(
+            "y_not_masked",
+            "You store `y` without the mask, into the rows behind.",
+            {"value * scale * gamma, mask=inside": "value * scale * gamma"},
+        ),
+        Mistake(
+            "loaded_twice",
+            "You load the same row twice. It is in registers after the first time, and a second load may go "
+            "to memory once more.",
+            {
+                "        scale = ": (
+                    "        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)\n"
+                    "        value += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)\n"
+                    "        value = value.to(y.dtype.element_ty).to(tl.float32)\n"
+                    "        scale = "
+                )
+            },
+        ),
+        Mistake(
+            "stored_twice",
+            "You store the same numbers twice. Whatever is stored moves.",
+            {"        tl.store(rstd + row, scale)\n": 2 * "        tl.store(rstd + row, scale)\n"},
+        ),
+        Mistake(
+            "rounded_twice",
+            "You round the normalized row before you multiply by γ, and once more when you store it. In "
+            "bfloat16 two roundings put part of the output off by one step: multiply in float32.",
+            {"value * scale * gamma": "(value * scale).to(y.dtype.element_ty).to(tl.float32) * gamma"},
+        ),
+        Mistake(
+            "no_eps",
+            "You leave ε out. A row of zeros then divides zero by zero.",
+            {"/ length + eps)": "/ length)"},
+        ),
+        Mistake(
+            "no_weight",
+            "You leave out γ.",
+            {"value * scale * gamma": "value * scale"},
+        ),
+        Mistake(
+            "row_times_block",
+            "You find the rows by `BLOCK`. That is the width of the tile in registers; in memory the rows "
+            "are `length` apart.",
+            {"row.to(tl.int64) * length": "row.to(tl.int64) * BLOCK"},
+        ),
+        Mistake(
+            "centred",
+            "You subtract the mean. That is LayerNorm.",
+            {
+                "        scale = ": (
+                    "        value = tl.where(inside, value - tl.sum(value, axis=0) / length, 0.0)\n"
+                    "        scale = "
+                )
+            },
+        ),
     ),
     probe=_probe_add_rms,
+    refusal=_add_rms_refused,
     challenge=True,
     triton=True,
 )

@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ except ImportError as error:
     tl = types.SimpleNamespace(constexpr=None)
     _MISSING = f"Triton cannot be imported ({error}). On Linux, `pip install 'normtutor[fused]'` brings it"
 
-__all__ = ["Buffer", "Fault", "launch", "missing", "python_of", "tl", "triton"]
+__all__ = ["Buffer", "Fault", "is_constant", "launch", "missing", "python_of", "tl", "triton"]
 
 _SPAN = 44  # each buffer has 2^44 addresses for itself, and begins in their middle
 
@@ -45,6 +45,8 @@ class Buffer:
         values: what it holds, of shape (rows, length).
         dtype: of the elements, as a tensor that Triton takes has it.
         reads, writes: how often each element was loaded and stored.
+        readers, writers: how many programs did that.
+        stored_by: the program that last stored each element, or −1.
     """
 
     def __init__(self, name: str, values: Tensor, step: int | None = None) -> None:
@@ -59,6 +61,8 @@ class Buffer:
         self.step = values.shape[1] if step is None else step
         self.reads = np.zeros(self.values.shape, dtype=np.int64)
         self.writes = np.zeros(self.values.shape, dtype=np.int64)
+        self.readers, self.writers = np.zeros_like(self.reads), np.zeros_like(self.writes)
+        self.stored_by, self._loaded_by = np.full_like(self.reads, -1), np.full_like(self.reads, -1)
         self.place = 0
         half = self.dtype == torch.bfloat16  # which NumPy does not have: the interpreter holds its bits
         self.bits: Any = (
@@ -68,6 +72,17 @@ class Buffer:
     def data_ptr(self) -> int:
         """The address of the first element."""
         return (self.place << _SPAN) + (1 << (_SPAN - 1))
+
+    def note(self, rows: Any, columns: Any, program: int, store: bool) -> None:
+        """Count an access by one of the programs, which run one after the other."""
+        counts, programs, last = (
+            (self.writes, self.writers, self.stored_by)
+            if store
+            else (self.reads, self.readers, self._loaded_by)
+        )
+        np.add.at(counts, (rows, columns), 1)
+        programs[rows, columns] += last[rows, columns] != program  # once, however often it is named here
+        last[rows, columns] = program
 
     def find(self, addresses: Any) -> tuple[Any, Any, Any]:
         """Rows and columns of ``addresses``, and which of them lie inside."""
@@ -79,8 +94,15 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Fault:
-    """An access outside of the buffers: whether it is a store, and what happened, in words."""
+    """An access outside of the buffers.
 
+    Attributes:
+        buffer: the name of the one that it left; "" if it belongs to none.
+        store: whether it is a store.
+        text: what happened, in words.
+    """
+
+    buffer: str
     store: bool
     text: str
 
@@ -100,7 +122,7 @@ class _Memory:
         unset = np.array(_nan_of(pointers), dtype=_np_dtype(pointers))
         values = np.broadcast_to(unset if other is None else other.data, pointers.data.shape).copy()
         for buffer, rows, columns, lanes in self._reached(pointers.data, mask.data, False):
-            np.add.at(buffer.reads, (rows, columns), 1)
+            buffer.note(rows, columns, self.program, store=False)
             values[lanes] = buffer.bits[rows, columns]
         values[self._lost] = unset
         return _interpreter().TensorHandle(values, pointers.get_element_ty())
@@ -108,7 +130,7 @@ class _Memory:
     def store(self, pointers: Any, value: Any, mask: Any, *_: object) -> None:
         values = np.broadcast_to(value.data, pointers.data.shape)
         for buffer, rows, columns, lanes in self._reached(pointers.data, mask.data, True):
-            np.add.at(buffer.writes, (rows, columns), 1)
+            buffer.note(rows, columns, self.program, store=True)
             buffer.bits[rows, columns] = values[lanes]
 
     def atomic(self, *_: object) -> None:
@@ -129,17 +151,17 @@ class _Memory:
                 self._lost[tuple(axis[~inside] for axis in lanes)] = True
             yield buffer, rows[inside], columns[inside], tuple(axis[inside] for axis in lanes)
         if (self._lost & ~np.isin(places, list(self.buffers))).any():
-            self._say(store, "an address that belongs to no tensor")
+            self._say("", store, "an address that belongs to no tensor")
 
     def _note(self, store: bool, buffer: Buffer, row: int, column: int) -> None:
         rows, length = buffer.values.shape
         where = f"{buffer.name} has {rows} row{'s' * (rows > 1)} of {length}"
         what = "in front of the first row" if row < 0 else f"row {row}, element {column}"
-        self._say(store, f"{buffer.name} outside: {what}, where {where}")
+        self._say(buffer.name, store, f"{buffer.name} outside: {what}, where {where}")
 
-    def _say(self, store: bool, what: str) -> None:
+    def _say(self, buffer: str, store: bool, what: str) -> None:
         verb = "stores" if store else "loads"
-        self.faults.append(Fault(store, f"program {self.program} {verb} {what}"))
+        self.faults.append(Fault(buffer, store, f"program {self.program} {verb} {what}"))
 
 
 def launch(kernel: Any, programs: int, *arguments: object, **constants: object) -> list[Fault]:
@@ -155,12 +177,16 @@ def launch(kernel: Any, programs: int, *arguments: object, **constants: object) 
         The accesses outside of the buffers, in their order. A load gets NaN there, a store is dropped.
 
     Raises:
-        Broken: the kernel is no function, or uses atomic operations.
+        Broken: the kernel is no function, uses atomic operations, or does not declare its constants.
         Exception: whatever the kernel's own code raises.
     """
     function = python_of(kernel)
     memory = _Memory([argument for argument in arguments if isinstance(argument, Buffer)])
-    found = inspect.signature(function).bind(*arguments, **constants).arguments
+    signature = inspect.signature(function)
+    found = signature.bind(*arguments, **constants).arguments
+    for name in constants:
+        if name in signature.parameters and not is_constant(signature.parameters[name]):
+            raise Broken(f"`{name}` must be known when the kernel is compiled: write `{name}: tl.constexpr`.")
     with _interpreting(memory) as interpreter:
         values = {k: v if k in constants else _converted(v) for k, v in found.items()}
         run = _rewritten(function)
@@ -170,6 +196,11 @@ def launch(kernel: Any, programs: int, *arguments: object, **constants: object) 
             interpreter.interpreter_builder.set_grid_idx(program, 0, 0)
             run(**values)
     return memory.faults
+
+
+def is_constant(parameter: inspect.Parameter) -> bool:
+    """Whether a kernel's parameter is declared as ``tl.constexpr``."""
+    return "constexpr" in str(parameter.annotation)
 
 
 def python_of(kernel: Any) -> Any:
@@ -244,6 +275,7 @@ def _interpreting(memory: _Memory) -> Iterator[Any]:
             function.__call__ = _call
         builder.create_masked_load, builder.create_masked_store = memory.load, memory.store
         builder.create_atomic_cas = builder.create_atomic_rmw = memory.atomic
+        builder.cast_impl = partial(_cast, builder.cast_impl)
         knobs["interpret"] = True
         interpreter._patch_lang(types.SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
         tl.range = _range
@@ -313,6 +345,19 @@ def _converted(value: Any) -> Any:
     if isinstance(value, float):
         return tl.tensor(interpreter.TensorHandle(np.array([value], np.float32), tl.float32), tl.float32)
     return interpreter._implicit_cvt(value)
+
+
+def _cast(theirs: Any, source: Any, kind: Any) -> Any:
+    """A conversion as a GPU does it. Triton's interpreter cuts a bfloat16's last digits off: no rounding."""
+    old, new = source.dtype.scalar, kind.scalar
+    if old == new or tl.bfloat16 not in (old, new):
+        return theirs(source, kind)
+    data = np.array(source.data)  # a copy of its own, in one piece, as torch wants it
+    if old == tl.bfloat16:
+        wide = torch.from_numpy(data.view(np.int16)).view(torch.bfloat16).float().numpy()
+        return _interpreter().TensorHandle(wide.astype(_interpreter()._get_np_dtype(kind)), new)
+    bits = torch.from_numpy(data).bfloat16().view(torch.int16).numpy().view(np.uint16)
+    return _interpreter().TensorHandle(bits, new)
 
 
 def _np_dtype(pointers: Any) -> Any:

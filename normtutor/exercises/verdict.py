@@ -150,6 +150,9 @@ def _compare(exercise: Exercise, answer: object, came: list[Observation], seed: 
     if first is None and came and isinstance(came[-1][1], Raised):  # reference and answer fail alike
         why = f"The exercise itself stops with {came[-1][1]}, so nothing can be said about your answer."
         return _verdict(exercise, "error", None, why)
+    refusal = exercise.refusal(answer) if first is None and exercise.refusal else ""
+    if refusal:
+        return _verdict(exercise, "wrong", None, refusal)
     if first is None:
         text = f"All {len(came)} checks agree with the reference (seed {seed})."
         return _verdict(exercise, "passed", None, text)
@@ -371,7 +374,8 @@ def signature(exercise: Exercise) -> str:
     """How the learner's function or class is called."""
     reference = _reference(exercise)
     function = getattr(reference, "fn", reference)  # under `@triton.jit`
-    return f"{exercise.answer}{inspect.signature(function)}"
+    written = str(inspect.signature(function)).replace("triton.language.core.constexpr", "tl.constexpr")
+    return f"{exercise.answer}{written}"
 
 
 def _unattempted(exercise: Exercise, progress: list[str], why: str | None = None) -> Verdict:

@@ -124,6 +124,51 @@ def test_a_kernel_sees_its_arguments_as_a_compiled_one_does() -> None:
     assert y.writes.tolist() == [[1, 1, 1]]
 
 
+@needs_triton
+def test_a_bfloat16_is_rounded_to_the_nearest() -> None:
+    """Triton's interpreter cuts the last digits off, and no GPU does."""
+
+    @triton.jit
+    def kernel(x, y, z):
+        at = tl.arange(0, 4)
+        v = tl.load(x + at)
+        tl.store(y + at, v)
+        tl.store(z + at, v.to(tl.float64).to(tl.bfloat16).to(tl.float32))
+
+    given = torch.tensor([[1.0058, -1.0098, 1.99999, torch.inf]])
+    x, y, z = Buffer("x", given), Buffer("y", torch.zeros(1, 4).bfloat16()), Buffer("z", torch.zeros(1, 4))
+    assert launch(kernel, 1, x, y, z) == []
+    assert torch.equal(y.values, given.bfloat16())
+    assert y.values[0].tolist() == [1.0078125, -1.0078125, 2.0, torch.inf]
+    assert torch.equal(z.values, given.bfloat16().float())
+
+
+@needs_triton
+def test_who_loads_and_stores_is_known() -> None:
+    @triton.jit
+    def kernel(x, y):
+        p, first = tl.program_id(0), tl.zeros([4], tl.int32)  # four lanes, one element
+        tl.store(y + p, tl.sum(tl.load(x + first)) + tl.load(x + 1))
+        if p == 2:
+            tl.store(y + p, tl.load(x + 1))
+
+    x, y = Buffer("x", torch.ones(1, 2)), Buffer("y", torch.zeros(1, 4))
+    assert launch(kernel, 3, x, y) == []
+    assert (x.reads.tolist(), x.readers.tolist()) == ([[12, 4]], [[3, 3]])
+    assert (y.writes.tolist(), y.writers.tolist()) == ([[1, 1, 2, 0]], [[1, 1, 1, 0]])
+    assert y.stored_by.tolist() == [[0, 1, 2, -1]]
+
+
+@needs_triton
+def test_a_constant_must_be_declared() -> None:
+    @triton.jit
+    def kernel(x, BLOCK):
+        tl.load(x + tl.arange(0, BLOCK))
+
+    with pytest.raises(Broken, match=r"write `BLOCK: tl\.constexpr`"):
+        launch(kernel, 1, Buffer("x", torch.ones(1, 2)), BLOCK=2)
+
+
 SHIFT = 1.0
 
 
@@ -228,7 +273,62 @@ def test_verdicts_on_kernels() -> None:
     assert plain.status == "wrong"
     assert "Put `@triton.jit` above" in plain.text
     short = ROW.build("@triton.jit\ndef rms_row(x, y):\n    tl.store(y, tl.load(x))\n")
-    assert "The exercise asks for `rms_row(x, weight, y, rstd, x_step," in grade(ROW.id, short).text
+    asked = "`rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK: tl.constexpr)`"
+    assert f"The exercise asks for {asked}" in grade(ROW.id, short).text
+
+
+@needs_triton
+def test_verdicts_on_kernels_that_compute_in_bfloat16() -> None:
+    one = ".to(tl.float32)\n        value += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)"
+    half = "\n        value += tl.load(residual + at, mask=inside, other=0.0)"
+    assert one in CHALLENGE.reference
+    text = grade(CHALLENGE.id, CHALLENGE.build(CHALLENGE.reference.replace(one, half))).text
+    assert "You compute in bfloat16, which Triton's interpreter cannot do" in text
+    assert "Possibly" not in text
+
+
+def patched(exercise: Any, old: str, new: str) -> Any:
+    assert exercise.reference.count(old) == 1
+    return exercise.build(exercise.reference.replace(old, new))
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("old", "new", "said", "not_said"),
+    [
+        (
+            "tl.num_programs(0)",
+            "2",
+            "7 rows by 3 programs, an element of `x` is loaded by 2 programs",
+            "bytes,",
+        ),
+        ("tl.num_programs(0)", "tl.num_programs(1)", "an element of `x` is loaded by 2 programs", "Possibly"),
+        (
+            "tl.store(rstd + row, scale)",
+            "tl.store(rstd + row, scale)\n        tl.store(rstd + row, scale)",
+            "an element of `rstd` is stored 2 times by one program",
+            "Several programs",
+        ),
+    ],
+)
+def test_what_moves_too_often_is_named(old: str, new: str, said: str, not_said: str) -> None:
+    text = grade(CHALLENGE.id, patched(CHALLENGE, old, new)).text
+    assert said in text
+    assert not_said not in text
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rstd + row, scale", "rstd + row * y_step, scale"),
+        ("rstd + row, scale", "rstd + row + col, scale"),
+    ],
+)
+def test_rstd_in_the_wrong_place_is_no_matter_of_y(old: str, new: str) -> None:
+    text = grade(ROW.id, patched(ROW, old, new)).text
+    assert "You store `rstd` elsewhere" in text
+    assert "blocks of `y`" not in text
 
 
 @needs_triton
@@ -325,6 +425,60 @@ for id in ({ROW.id!r}, {CHALLENGE.id!r}):
         assert compile(asked, target=GPUTarget("cuda", 90, 32), options=how).asm["cubin"]
         print(kernel.__name__)
 """
+
+
+LOOP = """
+ONE = tl.constexpr(1)
+
+
+@triton.jit
+def squares(x, at, length, BLOCK: tl.constexpr):
+    inside = tl.arange(0, BLOCK) < length
+    v = tl.load(x + at + tl.arange(0, BLOCK), mask=inside, other=0.0).to(tl.float32)
+    return v, tl.sum(v * v, axis=0)
+
+
+@triton.jit
+def rms_row(x, weight, y, rstd, x_step, y_step, length, eps, BLOCK: tl.constexpr):
+    row, col = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    total = 0.0
+    v = tl.zeros([BLOCK], tl.float32)
+    for _ in range(0, ONE):
+        v, more = squares(x, row * x_step, length, BLOCK)
+        total += more
+    scale = tl.rsqrt(total / length + eps)
+    tl.store(rstd + row, scale)
+    value = v
+    gamma = tl.load(weight + col, mask=col < length, other=0.0).to(tl.float32)
+    tl.store(y + row * y_step + col, value * scale * gamma, mask=col < length)
+"""
+
+
+@pytest.mark.slow
+@needs_triton
+@pytest.mark.skipif(VERSION < (3, 6), reason="needs the compiler's interface of Triton 3.6")
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("", "", ""),
+        ("total = 0.0", "total = 0", "Loop-carried variable total has initial type int32"),
+        ("range(0, ONE)", "[i for i in range(1)]", "stops at `for _ in [i for i in range(1)]:`"),
+        (
+            "    value = v\n",
+            "    try:\n        value = v\n    except ValueError:\n        value = v\n",
+            "Try",
+        ),
+        ("tl.sum(v * v, axis=0)", "sum([tl.sum(v * v, axis=0)])", "sum is not defined"),
+        ("ONE = tl.constexpr(1)", "ONE = 1", "Cannot access global variable ONE"),
+        ("length, BLOCK)\n        total", "length, {'B': BLOCK}['B'])\n        total", "Dict"),
+    ],
+    ids=["right", "type changes", "list", "try", "python's sum", "global", "dict"],
+)
+def test_what_the_interpreter_runs_and_no_compiler_takes_does_not_pass(old: str, new: str, said: str) -> None:
+    assert not old or LOOP.count(old) == 1
+    verdict = grade(ROW.id, ROW.build(LOOP.replace(old, new) if old else LOOP))
+    assert verdict.status == ("wrong" if said else "passed"), verdict.text
+    assert said in verdict.text
 
 
 @pytest.mark.slow
