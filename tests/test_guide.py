@@ -188,7 +188,7 @@ def test_every_source_exists(of: str, one: guide.Evidence) -> None:
     if one.kind == "paper":
         assert re.fullmatch(r"https://arxiv\.org/abs/\d{4}\.\d{4,5}", one.url), of
         assert one.where, of
-        assert one.url.rpartition("/")[2] in (ROOT / "book" / "references.md").read_text("utf8"), one
+        assert one.url.rpartition("/")[2] in (ROOT / "book" / "references.bib").read_text("utf8"), one
     if one.kind == "claim":
         assert one.text in claims.claims(), of
     if one.kind == "chapter":
