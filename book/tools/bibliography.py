@@ -58,7 +58,7 @@ def cites(text: str, entry: Entry, label: str) -> bool:
 
 @cache
 def citing(root: Path) -> dict[str, list[str]]:
-    """For each label, the pages that cite the paper, in the book's order; the guide's text is in the package."""
+    """For each label, the pages that cite the paper: chapters in the book's order, then the guide."""
     order = re.findall(r"notebooks/\w+$", (root / "_toc.yml").read_text("utf8"), re.MULTILINE)
     texts = {page: (root / f"{page}.py").read_text("utf8") for page in order}
     texts[GUIDE] = (root / "normtutor" / "guide.py").read_text("utf8")

@@ -81,11 +81,10 @@ def test_every_paper_leads_to_where_it_is_cited() -> None:
     assert len(entries) > 40
     links = {}
     for entry in entries:
-        _, found, where = " ".join(entry.get_text().split()).partition(" In: ")
+        _, found, _ = " ".join(entry.get_text().split()).partition(" In: ")
         label = entry.get_text().strip()[:30]
-        assert found and where, f"{label}: nobody cites it"
+        assert found, f"{label}: nobody cites it"
         links[label] = [str(a["href"]) for a in entry.select("a[href*='.html']")]
-        assert len(links[label]) == len(where.split(", ")) or "One Formula, Four" in where, label
     [roofline] = [found for label, found in links.items() if "Williams" in label]
     assert roofline == ["../notebooks/fused_kernels.html"]
     [generator] = [found for label, found in links.items() if "Radford" in label]
