@@ -117,7 +117,7 @@
           cell.ariaLabel = `${cell.textContent}: n ${n}, c ${c}, h ${h}, w ${w}${set === mine ? ", in the set" : ""}`;
           if (place !== me) return;
           say("name", `x[${[n, c, h, w].join(", ")}]`);
-          say("n", String(set.length));
+          say("m", String(set.length));
           say("mu", row.centred ? number(mean) : "–");
           say("spread", row.centred ? "σ²" : "mean of x²");
           say("var", number(variance));

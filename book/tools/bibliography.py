@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from pybtex.database import Entry
+from pybtex.database import Entry, parse_file
 from pybtex.plugin import register_plugin
 from pybtex.richtext import Text
 from pybtex.style.formatting import FormattedEntry
@@ -16,7 +16,7 @@ from pybtex.style.labels import BaseLabelStyle
 from pybtex.style.template import field, sentence
 from sphinx.application import Sphinx
 
-PAGE = "book/references"
+PAGE, GUIDE = "book/references", "book/guide"
 
 
 class AuthorYear(BaseLabelStyle):
@@ -48,30 +48,39 @@ class Style(Unsorted):
         return formatted
 
 
+def cites(text: str, entry: Entry, label: str) -> bool:
+    """Whether the text has the paper's arXiv number, its label, or, where no number is, author and year."""
+    if "eprint" in entry.fields:
+        return entry.fields["eprint"] in text or label in text
+    author = re.escape(" ".join(entry.persons["author"][0].last_names))
+    return bool(re.search(rf"\b{author}\b.{{,200}}?\b{entry.fields['year']}\b", text, re.DOTALL))
+
+
 @cache
 def citing(root: Path) -> dict[str, list[str]]:
-    """For each arXiv number, the chapters that cite it, in the book's order."""
-    found: dict[str, list[str]] = {}
-    order = re.findall(r"notebooks/(\w+)$", (root / "_toc.yml").read_text("utf8"), re.MULTILINE)
-    for script in (root / "notebooks" / f"{name}.py" for name in order):
-        for number in set(re.findall(r"arxiv\.org/abs/(\d+\.\d+)", script.read_text("utf8"))):
-            found.setdefault(number, []).append(script.stem)
-    return found
+    """For each label, the pages that cite the paper: chapters in the book's order, then the guide."""
+    order = re.findall(r"notebooks/\w+$", (root / "_toc.yml").read_text("utf8"), re.MULTILINE)
+    texts = {page: (root / f"{page}.py").read_text("utf8") for page in order}
+    texts[GUIDE] = (root / "normtutor" / "guide.py").read_text("utf8")
+    entries = parse_file(str(root / "book" / "references.bib")).entries.values()
+    return {
+        label: [page for page, text in texts.items() if cites(text, entry, label)]
+        for entry, label in zip(entries, AuthorYear().format_labels(entries), strict=True)
+    }
 
 
 def tell_where(app: Sphinx, doctree: nodes.document, page: str) -> None:
-    """Behind each entry of the list: links to the chapters that cite it."""
+    """Behind each entry of the list: links to the chapters that cite it, and to the guide."""
     if page != PAGE:
         return
     for citation in doctree.findall(nodes.citation):
         paragraph = citation.next_node(nodes.paragraph)
-        number = re.search(r"arXiv:(\d+\.\d+)", citation.astext())
-        chapters = citing(Path(app.srcdir)).get(number[1], []) if number else []
-        for count, chapter in enumerate(c for c in chapters if f"notebooks/{c}" in app.env.titles):
+        pages = citing(Path(app.srcdir))[citation[0].astext()]
+        for count, cited in enumerate(one for one in pages if one in app.env.titles):
             assert paragraph is not None
             paragraph += nodes.Text(", " if count else " In: ")
-            title = app.env.titles[f"notebooks/{chapter}"].astext()
-            where = app.builder.get_relative_uri(page, f"notebooks/{chapter}")
+            title = "the guide" if cited == GUIDE else app.env.titles[cited].astext()
+            where = app.builder.get_relative_uri(page, cited)
             paragraph += nodes.reference("", title, internal=True, refuri=where)
 
 

@@ -120,6 +120,8 @@ TABLES |= {"matrix", "pmatrix", "bmatrix", "vmatrix", "equation", "equation*"}
 TOKEN = re.compile(r"\s+|\\[a-zA-Z]+|\\.|[0-9]+(?:[.,][0-9]+)*|.", re.DOTALL)
 
 
+# What directly follows or precedes a formula; a long one may need the place where the line can break.
+SHORT, AFTER, BEFORE = 60, r"^[^\s\w]{1,3}(\w{1,2}(?!\w))?", r"[^\s\w]{1,3}$"
 LOGGER = logging.getLogger(__name__)
 
 
@@ -450,11 +452,26 @@ def ancestors(node: nodes.Element) -> Iterator[nodes.Element]:
         yield node
 
 
+def keep_together(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Mark what touches a short formula: a browser breaks the line between it and a full stop or "-th"."""
+    for node in list(doctree.findall(nodes.math)):
+        if len(node.astext()) > SHORT:
+            continue
+        place = node.parent.index(node)
+        for key, at, pattern in (("after", place + 1, AFTER), ("before", place - 1, BEFORE)):
+            text = node.parent[at] if 0 <= at < len(node.parent) else None
+            found = re.search(pattern, text) if isinstance(text, nodes.Text) else None
+            if found:
+                node[key] = found[0]
+                node.parent[at] = nodes.Text(text[: found.start()] + text[found.end() :])
+
+
 def visit_inline(translator: Any, node: nodes.math) -> None:
-    translator.body.append(
-        translator.starttag(node, "span", "", CLASS="math notranslate nohighlight") + converted(node, False)
-    )
-    translator.body.append("</span>")
+    before, after = escape(node.get("before", ""), quote=False), escape(node.get("after", ""), quote=False)
+    opening, closing = ('<span class="together">', "</span>") if before or after else ("", "")
+    start = translator.starttag(node, "span", "", CLASS="math notranslate nohighlight")
+    formula = start + converted(node, False) + "</span>"
+    translator.body.append(opening + before + formula + after + closing)
     raise nodes.SkipNode
 
 
@@ -471,5 +488,6 @@ def visit_display(translator: Any, node: nodes.math_block) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_display, None))
+    app.connect("doctree-resolved", keep_together)
     app.connect("config-inited", lambda _, config: setattr(config, "html_math_renderer", "mathml"))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -233,7 +233,7 @@ def explorer(docname: str) -> str:
 </form>
 <div class="is-result">
 <dl>
-<div><dt><i>n</i></dt><dd data-is="n">{sum(inside.values())}</dd></div>
+<div><dt><i>m</i></dt><dd data-is="m">{sum(inside.values())}</dd></div>
 <div><dt>μ</dt><dd data-is="mu">{number(float(mean[SELECTED])) if row["centred"] else "–"}</dd></div>
 <div><dt data-is="spread">{"σ²" if row["centred"] else "mean of x²"}</dt>
 <dd data-is="var">{number(float(var[SELECTED]))}</dd></div>

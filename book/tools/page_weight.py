@@ -31,6 +31,8 @@ FIRST = ["basic.css", "styles/bootstrap.css", "styles/pydata-sphinx-theme.css", 
 UNUSED = re.compile(r"thebe|THEBE|DOCUMENTATION_OPTIONS\.pagename")
 # The theme's sidebar is no landmark, so its logo and search field would stand outside of all.
 SIDEBAR = r'(<div class="bd-sidebar-primary bd-sidebar[^"]*")>'
+# Sphinx, docutils and the theme each write this tag.
+VIEWPORT = r'<meta name="viewport"[^>]*>'
 # Script -> what a page must hold to need it.
 NEEDED_BY = {
     "togglebutton": r'class="[^"]*\b(?:toggle|dropdown)\b',
@@ -188,6 +190,12 @@ def icon_fonts(folder: Path, css: str) -> str:
     return "".join(faces)
 
 
+def once(pattern: str, text: str) -> str:
+    """The text with the first match only."""
+    found = re.search(pattern, text)
+    return text[: found.end()] + re.sub(pattern, "", text[found.end() :]) if found else text
+
+
 def bundle(app: Sphinx, error: Exception | None) -> None:
     """Write the one style sheet, and its digest into the pages, so that no browser keeps an old one."""
     if error or app.builder.format != "html":
@@ -203,6 +211,8 @@ def bundle(app: Sphinx, error: Exception | None) -> None:
     # Ours that only some pages ask for, too: a few kilobytes, less than what a request costs.
     own = [static / sheet.name for sheet in sorted((Path(app.srcdir) / "book" / "static").glob("*.css"))]
     sheets += [sheet for sheet in own if sheet not in sheets]
+    for template in static.rglob("*.html"):  # the theme's, which are no pages
+        template.unlink()
     words, parts, faces = used_words(html), [], []
     for sheet in sheets:
         css = re.sub(r"/\*.*?\*/", "", sheet.read_text("utf8"), flags=re.DOTALL)
@@ -222,6 +232,7 @@ def bundle(app: Sphinx, error: Exception | None) -> None:
     for page in html.rglob("*.html"):
         text = page.read_text("utf8")
         fresh = re.sub(rf"(_static/{BUNDLE})(?:\?v=\w*)?", rf"\1?v={digest}", text)
+        fresh = once(VIEWPORT, fresh)
         fresh = re.sub(SIDEBAR, r'\1 role="region" aria-label="Sidebar">', fresh)
         if fresh != text:
             page.write_text(fresh, "utf8")

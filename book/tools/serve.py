@@ -9,13 +9,19 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import address
+
 HTML = Path(__file__).parents[2] / "_build" / "html"
+LOST = "404.html"  # for addresses at which nothing stands
 COMPRESSED = (".html", ".css", ".js", ".svg", ".json", ".txt", ".xml")
 
 
 @lru_cache(maxsize=512)
 def _compressed(path: Path, changed: float) -> bytes:
-    return gzip.compress(path.read_bytes(), 6)
+    body = path.read_bytes()
+    if path.name == LOST:  # its links are the public site's: here they lead to this one
+        body = body.replace(address.forms(address.repository())[2].encode() + b"/", b"/")
+    return gzip.compress(body, 6)
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -27,11 +33,14 @@ class Handler(SimpleHTTPRequestHandler):
         path = Path(self.translate_path(self.path))
         if path.is_dir():
             path = path / "index.html"
+        found = path.is_file()
+        if not found:
+            path = Path(self.directory) / LOST
         if path.suffix not in COMPRESSED or not path.is_file():
             super().do_GET()
             return
         body = _compressed(path, path.stat().st_mtime)
-        self.send_response(200)
+        self.send_response(200 if found else 404)
         self.send_header("Content-Type", self.guess_type(str(path)))
         self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(body)))

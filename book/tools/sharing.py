@@ -142,6 +142,8 @@ def finish(app: Sphinx, failure: Exception | None) -> None:
     )
     template = (Path(__file__).with_name("404.html")).read_text("utf8")
     filled = {"FRONT": addresses[app.config.root_doc], "BASE": base, "CHAPTERS": chapters}
+    exercises = next(url for page, url in in_order(app, addresses) if "/exercises/" in page)
+    filled |= {"EXERCISES": exercises, "GUIDE": addresses["book/guide"]}
     icon = Path(app.srcdir, app.config.html_favicon).read_text("utf8")
     filled["ICON"] = quote(icon)  # written into the page: a browser would ask the host's root for one
     filled |= {scheme.upper(): colour for scheme, colour in BACKGROUND.items()}

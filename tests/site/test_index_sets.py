@@ -41,7 +41,7 @@ ENTER = """(figure, [values, eps, technique, groups, selected]) => {
     hat: results.map((cell) => Number(cell.dataset.value)),
     inside: cells.map((cell) => cell.classList.contains("in")),
     said: cells.map((cell) => cell.ariaLabel.endsWith("in the set")),
-    n: Number(figure.querySelector("[data-is=n]").textContent),
+    n: Number(figure.querySelector("[data-is=m]").textContent),
     mean: Number(figure.querySelector("[data-is=mu]").dataset.value),
     variance: Number(figure.querySelector("[data-is=var]").dataset.value),
   };
@@ -140,7 +140,7 @@ def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
     assert chosen.evaluate("cell => cell === document.activeElement")
     assert chosen.get_attribute("data-value") == "-50.5"
     assert chosen.get_attribute("aria-label") == "−50.5: n 1, c 3, h 0, w 1, in the set"
-    assert figure.locator("[data-is=n]").inner_text() == "16"
+    assert figure.locator("[data-is=m]").inner_text() == "16"
 
 
 def test_a_finger_is_enough(visit: Visit) -> None:

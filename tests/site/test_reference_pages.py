@@ -76,6 +76,21 @@ def test_the_bibliography_has_every_paper_that_is_cited() -> None:
         assert f"Cited for: {entry.fields['annotation']}." in page, key
 
 
+def test_every_paper_leads_to_where_it_is_cited() -> None:
+    entries = soup("book/references.html").select("div.citation")
+    assert len(entries) > 40
+    links = {}
+    for entry in entries:
+        _, found, _ = " ".join(entry.get_text().split()).partition(" In: ")
+        label = entry.get_text().strip()[:30]
+        assert found, f"{label}: nobody cites it"
+        links[label] = [str(a["href"]) for a in entry.select("a[href*='.html']")]
+    [roofline] = [found for label, found in links.items() if "Williams" in label]
+    assert roofline == ["../notebooks/fused_kernels.html"]
+    [generator] = [found for label, found in links.items() if "Radford" in label]
+    assert generator == ["guide.html"]
+
+
 def test_every_quoted_number_has_its_place() -> None:
     page = words("book/numbers.html")
     text = (ROOT / "normtutor" / "guide.py").read_text("utf8")

@@ -128,6 +128,8 @@ def test_the_page_for_lost_visitors_works_at_every_depth() -> None:
         assert (HTML / url.removeprefix(BASE)).is_file()
     assert BASE + FRONT in links
     assert {f"{BASE}notebooks/{name}.html" for name in CHAPTERS} <= set(links)
+    assert f"{BASE}book/guide.html" in links
+    assert any("/exercises/" in url for url in links)
     assert "{" not in page.get_text(), "a placeholder was left"
 
 
