@@ -829,11 +829,11 @@ assert outcome.holds
 
 # %% [markdown]
 # So steadiness of the inputs is not what makes the difference. But read the caveat: this is one learning rate.
-# At a smaller one, in the full run, the noise costs more than the rule would allow. The result is "holding the inputs still is not *why* it
-# trains", not "noise is free". What the same authors put in its place, a smoother landscape, is measured in
-# [Batch Normalization](batch_norm.ipynb); and this chapter has shown you two more parts of the answer,
-# gradients that adapt to the weights' length and branches that add instead of multiply. There is no single
-# reason, and the course does not pretend there is.
+# At a smaller one, in the full run, the noise costs more than the rule would allow. The result is "holding the
+# inputs still is not *why* it trains", not "noise is free". What the same authors put in its place, a smoother
+# landscape, is measured in [Batch Normalization](batch_norm.ipynb); and this chapter has shown you two more
+# parts of the answer, gradients that adapt to the weights' length and branches that add instead of multiply.
+# There is no single reason, and the course does not pretend there is.
 #
 # ## Pitfalls
 #

@@ -36,7 +36,7 @@ _Launch = tuple[Any, int, int, tuple[object, ...], dict[str, object]]  # kernel,
 
 @dataclass(frozen=True)
 class Case:
-    """An operator of :mod:`normtutor.kernels.ops`, forward and backward, at a size; γ and β are float32.
+    """An operator of ``normtutor.kernels.ops``, forward and backward, at a size; γ and β are float32.
 
     Attributes:
         name: for the table.
@@ -46,7 +46,7 @@ class Case:
         groups: of "channel".
         residual: of "layer" and "rms".
         last: x is channels_last.
-        settings: constants of :mod:`normtutor.kernels.plan` to be changed, to see what they are for.
+        settings: constants of ``normtutor.kernels.plan`` to be changed, to see what they are for.
     """
 
     name: str
@@ -66,8 +66,8 @@ class Source:
     Attributes:
         name: for the table.
         text: the source of the ``@triton.jit`` function ``kernel``; it may use ``triton`` and ``tl``.
-        signature: type of each argument that is not a constant: "*fp32", "*bf16", "fp32", "i32" …, or
-            "i32:16" for a multiple of 16. Pointers are aligned to 16 bytes, as torch's are.
+        signature: type of each argument that is not a constant: ``"*fp32"``, ``"*bf16"``, ``"i32"`` …, or
+            ``"i32:16"`` for a multiple of 16. Pointers are aligned to 16 bytes, as torch's are.
         constants: the ``tl.constexpr`` arguments.
         warps: how many are launched.
     """
