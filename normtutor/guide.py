@@ -18,6 +18,8 @@ Condition = list[str] | bool | dict[str, int]
 
 # One reason to avoid outweighs one that makes a technique the first choice.
 VOTES: dict[Vote, int] = {"first": 2, "works": 1, "weak": -1, "avoid": -3}
+# A sum below it is no first choice: one rule that says "works" is too little.
+ENOUGH = VOTES["first"]
 # The techniques that a recommendation ranks: the catalog's rows, and Weight Normalization, which has none.
 RANKED = ("batch", "layer", "rms", "instance", "group", "weight")
 TITLES = {
@@ -202,7 +204,10 @@ RULES = (
     ),
     Rule(
         "cnn_modern",
-        {"architecture": ["cnn"]},
+        {
+            "architecture": ["cnn"],
+            "batch_size": {"min": 1},
+        },  # whether it is worth a thought hangs on the batch
         {"layer": "works"},
         "Layer Normalization is no mistake in a convolutional network by itself: ConvNeXt normalizes the "
         "channels of each position and does slightly better with that than with Batch Normalization, after "
@@ -225,8 +230,15 @@ RULES = (
         "mlp_large_batch",
         {"architecture": ["mlp"], "batch_size": {"min": 16}},
         {"batch": "first", "layer": "works", "rms": "works"},
-        "A deep perceptron trains in fewer steps and at higher learning rates with Batch Normalization.",
-        (_paper(*_IOFFE, "section 4.1"), _claim("batch_norm.learning_rates")),
+        "A deep perceptron trains in fewer steps and at higher learning rates with Batch Normalization. "
+        "Layer and RMS Normalization take their statistics from a sample's features and need no batch; "
+        "measured here for Layer, which erred little more on the digits.",
+        (
+            _paper(*_IOFFE, "section 4.1"),
+            _claim("batch_norm.learning_rates"),
+            _claim("batch_norm.statistics_batch"),
+            _untested("RMS Normalization in a perceptron with a large batch"),
+        ),
     ),
     Rule(
         "mlp_small_batch",
@@ -417,7 +429,7 @@ RULES = (
         {"task": ["reinforcement_learning"]},
         {"layer": "works", "weight": "works", "batch": "weak"},
         "In reinforcement learning the data change with the policy, and the noise of batch statistics adds "
-        "to a noisy target.",
+        "to a noisy target. Layer and Weight Normalization use no batch statistics.",
         (_paper(*_SALIMANS, "sections 1 and 5.4"), _untested("reinforcement learning")),
     ),
     Rule(
@@ -488,8 +500,9 @@ class Advice:
     Attributes:
         technique: the short name; ``title`` in prose.
         score: the sum of ``VOTES``.
-        verdict: "first choice" (the best score, above 0, for nobody to avoid), "possible" (above 0),
-            "no reason either way" (0), "rather not" (below 0) or "avoid" (some rule says so).
+        verdict: "first choice" (the best score of those that no rule says to avoid, and at least
+            ``ENOUGH``), "possible" (above 0), "no reason either way" (0), "rather not" (below 0) or "avoid"
+            (some rule says so).
         reasons_for, reasons_against: names of rules.
     """
 
@@ -510,7 +523,7 @@ class Recommendation:
         advice: every technique, best first.
         rules: the rules that applied.
         warnings: what to look out for.
-        open: unanswered questions that further rules hang on.
+        open: unanswered questions that further rules hang on, the one that matters most first.
     """
 
     situation: Mapping[str, Any]
@@ -521,13 +534,26 @@ class Recommendation:
 
     @property
     def best(self) -> tuple[str, ...]:
-        """The first choices; empty if no rule speaks for any technique."""
+        """The first choices; empty if too little speaks for any technique."""
         return tuple(one.technique for one in self.advice if one.verdict == "first choice")
+
+    @property
+    def headline(self) -> str:
+        """The first choices in one sentence; if there are none, the question to answer next."""
+        if self.best:
+            return f"First choice: {_short(self.best)}."
+        if self.open:
+            return f"No clear first choice yet. {FIELDS[self.open[0]].question}"
+        possible = [one.technique for one in self.advice if one.verdict == "possible"]
+        return (
+            f"No clear first choice. Possible: {_short(possible)}." if possible else "No clear first choice."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "situation": dict(self.situation),
+            "headline": self.headline,
             "advice": [
                 asdict(one)
                 | {"reasons_for": list(one.reasons_for), "reasons_against": list(one.reasons_against)}
@@ -543,7 +569,7 @@ class Recommendation:
 
         told = ", ".join(f"{name} {_word(value)}" for name, value in self.situation.items())
         rules = {rule.name: rule for rule in self.rules}
-        lines = [f"For {told}:", ""]
+        lines = [f"For {told}:", *textwrap.wrap(self.headline, 88), ""]
         for one in self.advice:
             if one.reasons_for or one.reasons_against:
                 lines.append(f"{one.title}: {one.verdict} ({one.score:+d})")
@@ -571,6 +597,10 @@ def _reason(rule: Rule) -> str:
     return f"{rule.name}: {rule.reason} [{'; '.join(map(str, rule.evidence))}]"
 
 
+def _short(techniques: Iterable[str]) -> str:
+    return " or ".join(TITLES[name].removesuffix(" Normalization") for name in techniques)
+
+
 def _word(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
@@ -595,9 +625,12 @@ def recommend(situation: Mapping[str, Any] | None = None, /, **told: Any) -> Rec
         raise ValueError(f"describe the situation by at least one of {', '.join(FIELDS)}")
     held = [(rule, rule.holds(answers)) for rule in RULES]
     rules = tuple(rule for rule, holds in held if holds)
-    undecided = [name for rule, holds in held if holds is None for name in rule.when]
     # A question is worth asking if every answered condition of a rule holds; which is what None means.
-    open_questions = tuple(name for name in FIELDS if name in undecided and name not in answers)
+    undecided = [rule for rule, holds in held if holds is None]
+    open_questions = [
+        name for name in FIELDS if name not in answers and any(name in rule.when for rule in undecided)
+    ]
+    open_questions.sort(key=lambda name: _matters(name, answers, undecided), reverse=True)
     return Recommendation(
         situation=answers,
         advice=_ranked(rules),
@@ -605,13 +638,19 @@ def recommend(situation: Mapping[str, Any] | None = None, /, **told: Any) -> Rec
         warnings=(
             *(rule.warning for rule in rules if rule.warning),
             *(
-                f"No rule of this course reads {name} {value}."
+                f"No rule depends on the answer “{value.replace('_', ' ')}” to “{FIELDS[name].question}”."
                 for name, value in answers.items()
                 if _unread(name, value)
             ),
         ),
-        open=open_questions,
+        open=tuple(open_questions),
     )
+
+
+def _matters(name: str, answers: Mapping[str, Any], undecided: Iterable[Rule]) -> tuple[int, int]:
+    """How many rules that hang on a question vote "first": of those about what was told, and of all."""
+    deciding = [rule for rule in undecided if name in rule.when and "first" in rule.votes.values()]
+    return sum(any(told in rule.when for told in answers) for rule in deciding), len(deciding)
 
 
 def _unread(name: str, value: Any) -> bool:
@@ -641,7 +680,7 @@ def _ranked(rules: Iterable[Rule]) -> tuple[Advice, ...]:
         verdict = "no reason either way" if score == 0 else "possible" if score > 0 else "rather not"
         if banned:
             verdict = "avoid"
-        elif score == best and score > 0:
+        elif score == best and score >= ENOUGH:
             verdict = "first choice"
         advice.append(Advice(technique, TITLES[technique], score, verdict, for_, against))
     # What some rule says to avoid comes last, whatever speaks for it.
@@ -695,6 +734,7 @@ def as_data() -> dict[str, Any]:
     return {
         "fields": [asdict(one) | {"options": list(one.options)} for one in FIELDS.values()],
         "votes": dict(VOTES),
+        "enough": ENOUGH,
         "techniques": {name: TITLES[name] for name in RANKED},
         "rules": [_rule_data(rule) for rule in RULES],
         "summary": summary_rows(),

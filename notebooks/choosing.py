@@ -133,7 +133,8 @@ for vote, worth in guide.VOTES.items():
 print(len(guide.RULES), "rules")
 
 # %% [markdown]
-# One reason to avoid outweighs one first choice, and puts a technique last whatever speaks for it. The worths are a
+# One reason to avoid outweighs one first choice, and puts a technique last whatever speaks for it. The best sum is
+# called a first choice from +2 on: one *works* is too little, and the guide asks on instead. The worths are a
 # convention, not a measurement. If you disagree with a recommendation, disagree with one of its rules: they are
 # all there.
 

@@ -104,6 +104,8 @@ def small_network(norm, bias=False):
     return nn.Sequential(*steps, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 10))
 
 
+print("test accuracy at contrast")
+print(" " * 8 + "".join(f"{contrast:7.0%}" for contrast in contrasts))
 dimmed = {}
 for norm in ("none", "batch", "layer", "instance", "group", "rms"):
     network = small_network(norm)
@@ -112,7 +114,7 @@ for norm in ("none", "batch", "layer", "instance", "group", "rms"):
         accuracy(network, contrast * data.test_images, data.test_labels)
         for contrast in contrasts
     ]
-    print(f"{norm:9}" + "".join(f"{right:8.1%}" for right in dimmed[norm]))
+    print(f"{norm:8}" + "".join(f"{right:7.1%}" for right in dimmed[norm]))
 
 # %% mystnb={"image": {"alt": "Test accuracy against the factor by which the test images are dimmed, 1 to 10. Layer normalization, drawn for the four within one image: level. No normalization: falls a little. Batch Normalization: falls steeply."}}
 # The lines of instance, group and RMS normalization run as level as layer's.
@@ -140,6 +142,8 @@ assert dimmed["batch"][-1] < dimmed["batch"][0] - 0.2, "batch should mind it"
 # That the convolutions have no bias matters. A bias does not dim with the image; who forgets it?
 
 # %%
+print("test accuracy at contrast, with a bias")
+print(" " * 8 + "".join(f"{contrast:7.0%}" for contrast in contrasts))
 for norm in ("layer", "instance"):
     network = small_network(norm, bias=True)
     train(network, data.train_images, data.train_labels, steps=120, lr=0.1)
@@ -147,7 +151,7 @@ for norm in ("layer", "instance"):
         accuracy(network, contrast * data.test_images, data.test_labels)
         for contrast in contrasts
     ]
-    print(f"{norm:9}" + "".join(f"{right:8.1%}" for right in biased))
+    print(f"{norm:8}" + "".join(f"{right:7.1%}" for right in biased))
     level = abs(biased[-1] - biased[0]) < 0.05
     assert level is (norm == "instance"), "only instance normalization forgets the bias"
 
@@ -824,12 +828,12 @@ print(claims.recorded("one_formula.noise"))
 assert outcome.holds
 
 # %% [markdown]
-# So steadiness of the inputs is not what makes the difference. But read the caveat: this is one learning rate,
-# and the full run adds a smaller one. The result is "holding the inputs still is not *why* it
-# trains", not "noise is free". What the same authors put in its place, a smoother landscape, is measured in
-# [Batch Normalization](batch_norm.ipynb); and this chapter has shown you two more parts of the answer,
-# gradients that adapt to the weights' length and branches that add instead of multiply. There is no single
-# reason, and the course does not pretend there is.
+# So steadiness of the inputs is not what makes the difference. But read the caveat: this is one learning rate.
+# At a smaller one, in the full run, the noise costs more than the rule would allow. The result is "holding the
+# inputs still is not *why* it trains", not "noise is free". What the same authors put in its place, a smoother
+# landscape, is measured in [Batch Normalization](batch_norm.ipynb); and this chapter has shown you two more
+# parts of the answer, gradients that adapt to the weights' length and branches that add instead of multiply.
+# There is no single reason, and the course does not pretend there is.
 #
 # ## Pitfalls
 #

@@ -32,11 +32,16 @@ EVIDENCE += [(line.text, one) for line in SEED for one in line.evidence]
         ({"data": "audio"}, set()),
         ({"architecture": "cnn", "batch_size": 2, "frozen": True}, {"batch"}),
         ({"architecture": "cnn", "task": "detection", "batch_size": 2, "frozen": True}, {"batch"}),
-        ({"architecture": "rnn", "channels": 2}, {"weight"}),
-        ({"architecture": "transformer", "channels": 2}, {"rms"}),
-        ({"task": "speech"}, {"batch", "layer"}),
-        ({"task": "generation", "data": "text"}, {"layer", "rms"}),
-        ({"task": "generation", "data": "image"}, {"batch", "instance", "group"}),
+        ({"architecture": "rnn", "channels": 2}, set()),
+        ({"architecture": "transformer", "channels": 2}, set()),
+        ({"task": "speech"}, set()),
+        ({"architecture": "cnn"}, set()),
+        ({"architecture": "cnn", "variable_batch": True}, set()),
+        ({"architecture": "mlp", "batch_size": 12}, set()),
+        ({"architecture": "mlp", "task": "reinforcement_learning", "batch_size": 64}, {"layer"}),
+        ({"task": "generation", "data": "text"}, set()),
+        ({"task": "generation", "data": "image"}, set()),
+        ({"architecture": "generator", "task": "generation", "fast_inference": True}, {"batch"}),
     ],
 )
 def test_what_is_recommended(situation: dict, first: set[str]) -> None:
@@ -84,7 +89,10 @@ def test_the_ends_of_a_range_belong_to_it() -> None:
 def test_no_batch_size_is_left_without_a_rule() -> None:
     for architecture in ("cnn", "mlp"):
         for size in range(1, 65):
-            assert recommend(architecture=architecture, batch_size=size).best, (architecture, size)
+            advice = recommend(architecture=architecture, batch_size=size)
+            assert advice.advice[0].score > 0, (architecture, size)
+            # In between a perceptron's rule says: measure.
+            assert advice.best or (architecture == "mlp" and 9 <= size <= 15), (architecture, size)
 
 
 @pytest.mark.parametrize("architecture", ["cnn", "generator"])
@@ -104,8 +112,8 @@ def test_an_exception_takes_a_rule_back_only_if_it_is_answered() -> None:
 def test_a_word_that_no_rule_reads_is_said() -> None:
     advice = recommend(data="tabular", task="regression", architecture="mlp", batch_size=32)
     assert [text for text in advice.warnings if text.startswith("No rule")] == [
-        "No rule of this course reads data tabular.",
-        "No rule of this course reads task regression.",
+        "No rule depends on the answer “tabular” to “What goes in?”.",
+        "No rule depends on the answer “regression” to “What is it for?”.",
     ]
     assert not [text for text in recommend(data="text").warnings if text.startswith("No rule")]
 
@@ -118,6 +126,40 @@ def test_the_score_is_the_sum_of_the_votes_that_are_shown() -> None:
         assert len(one.reasons_for) + len(one.reasons_against) == len(votes)
     text = str(advice)
     assert all(rule.name in text for rule in advice.rules if rule.votes)
+
+
+@pytest.mark.parametrize(
+    ("situation", "headline"),
+    [
+        ({"architecture": "cnn", "batch_size": 2}, "First choice: Group."),
+        ({"architecture": "cnn"}, f"No clear first choice yet. {FIELDS['batch_size'].question}"),
+        ({"architecture": "mlp"}, f"No clear first choice yet. {FIELDS['batch_size'].question}"),
+        ({"architecture": "generator"}, "No clear first choice yet. What is it for?"),
+        ({"data": "audio"}, "No clear first choice yet. What is it for?"),
+        ({"task": "speech"}, "No clear first choice yet. What kind of network is it?"),
+    ],
+)
+def test_without_a_first_choice_the_question_that_matters_most_is_asked(
+    situation: dict, headline: str
+) -> None:
+    advice = recommend(situation)
+    assert advice.headline == headline
+    assert headline in " ".join(str(advice).split()), "as `normtutor choose` prints it"
+    assert advice.to_dict()["headline"] == headline
+
+
+def test_where_everything_is_told_nothing_is_asked() -> None:
+    told: dict = {name: 64 if field.number else False for name, field in FIELDS.items()}
+    told |= {"architecture": "mlp", "task": "regression", "data": "tabular", "batch_size": 12}
+    assert recommend(told).headline == "No clear first choice. Possible: Batch or Layer or RMS."
+
+
+def test_a_reason_for_a_technique_speaks_of_it() -> None:
+    # "layer +1, because Batch Normalization trains in fewer steps" is no reason.
+    for rule in RULES:
+        for name, vote in rule.votes.items():
+            if rule.name in ("mlp_large_batch", "reinforcement") and guide.VOTES[vote] > 0:
+                assert guide.TITLES[name].removesuffix(" Normalization") in rule.reason, (rule.name, name)
 
 
 def test_open_questions_are_those_that_would_decide_more() -> None:

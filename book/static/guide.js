@@ -5,7 +5,7 @@
 (() => {
   const guide = document.querySelector(".guide");
   if (!guide) return;
-  const { fields, votes, techniques, rules, colours } = JSON.parse(guide.querySelector("script").textContent);
+  const { fields, votes, enough, techniques, rules, colours } = JSON.parse(guide.querySelector("script").textContent);
   const form = guide.querySelector("form");
   const names = Object.keys(techniques);
   const short = (name) => techniques[name].replace(" Normalization", "");
@@ -41,13 +41,21 @@
     const best = Math.max(...advice.filter((one) => !one.banned).map((one) => one.score), -Infinity);
     for (const one of advice) {
       if (one.banned) one.verdict = "avoid";
-      else if (one.score > 0) one.verdict = one.score === best ? "first choice" : "possible";
+      else if (one.score > 0) one.verdict = one.score === best && one.score >= enough ? "first choice" : "possible";
       else one.verdict = one.score < 0 ? "rather not" : "no reason either way";
     }
     advice.sort((a, b) => a.banned - b.banned || b.score - a.score);
-    const undecided = new Set(
-      rules.filter((rule) => holds(rule, situation) === null).flatMap((rule) => Object.keys(rule.when)),
-    );
+    const undecided = rules.filter((rule) => holds(rule, situation) === null);
+    // How many rules that hang on a question vote "first": of those about what was told, and of all.
+    const matters = ({ name }) => {
+      const deciding = undecided.filter(({ when, votes }) => name in when && Object.values(votes).includes("first"));
+      const near = deciding.filter(({ when }) => Object.keys(situation).some((told) => told in when));
+      return [near.length, deciding.length];
+    };
+    const open = fields
+      .filter(({ name }) => !(name in situation) && undecided.some(({ when }) => name in when))
+      .map((field) => ({ ...field, matters: matters(field) }))
+      .sort(({ matters: a }, { matters: b }) => b[0] - a[0] || b[1] - a[1]);
     const unread = fields.filter(
       ({ name, options }) =>
         name in situation &&
@@ -58,9 +66,11 @@
       advice,
       warnings: [
         ...held.filter((rule) => rule.warning).map((rule) => rule.warning),
-        ...unread.map(({ name }) => `No rule of this course reads ${name} ${situation[name]}.`),
+        ...unread.map(
+          ({ name, question }) => `No rule depends on the answer “${situation[name].replaceAll("_", " ")}” to “${question}”.`,
+        ),
       ],
-      open: fields.filter(({ name }) => undecided.has(name) && !(name in situation)),
+      open,
     };
   }
 
@@ -71,6 +81,11 @@
       const control = form.elements[name];
       const valid = control.checkValidity();
       control.ariaInvalid = String(!valid);
+      if (number) {
+        const error = document.getElementById(control.getAttribute("aria-describedby"));
+        const text = valid ? "" : "A whole number of at least 1; not counted.";
+        if (error.textContent !== text) error.textContent = text;
+      }
       if (control.value === "" || !valid) continue;
       situation[name] = number ? Number(control.value) : options.length ? control.value : control.value === "yes";
     }
@@ -120,18 +135,22 @@
     return element("li", "", {}, [ask]);
   }
 
+  // What Recommendation.headline says: the first choices, or the question to answer next.
+  function headline(advice, open) {
+    const having = (verdict) =>
+      advice.filter((one) => one.verdict === verdict).map((one) => short(one.technique)).join(" or ");
+    if (having("first choice")) return `First choice: ${having("first choice")}.`;
+    if (open.length) return `No clear first choice yet. ${open[0].question}`;
+    return `No clear first choice.${having("possible") ? ` Possible: ${having("possible")}.` : ""}`;
+  }
+
   function answer() {
     const situation = told();
     const told_one = Object.keys(situation).length > 0;
     const { advice, warnings, open } = recommend(situation);
-    const first = advice.filter((one) => one.verdict === "first choice").map((one) => short(one.technique));
     const spoken = advice.filter((one) => one.reasons.length);
     const silent = advice.filter((one) => !one.reasons.length).map((one) => short(one.technique));
-    const summary = !told_one
-      ? "Answer at least one question."
-      : first.length
-        ? `First choice: ${first.join(" or ")}.`
-        : "No rule speaks for any technique yet.";
+    const summary = told_one ? headline(advice, open) : "Answer at least one question.";
     const said = guide.querySelector(".guide-summary");
     if (said.textContent !== summary) said.textContent = summary;
     const closing = silent.length ? [element("p", `No rule speaks of ${silent.join(", ")}.`)] : [];

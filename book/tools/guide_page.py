@@ -72,7 +72,12 @@ def form() -> str:
         name, question = field["name"], html.escape(field["question"])
         named = f'name="{name}" id="guide-{name}"'
         if field["number"]:
-            control = f'<input type="number" min="1" step="1" placeholder="not said" {named}>'
+            # Empty until guide.js finds fault with the number.
+            error = f'<span class="guide-error" id="guide-{name}-error" aria-live="polite"></span>'
+            control = (
+                f'<input type="number" min="1" step="1" placeholder="not said" {named} '
+                f'aria-describedby="guide-{name}-error">{error}'
+            )
         else:
             words = {option: word(option) for option in field["options"]} or {"yes": "yes", "no": "no"}
             options = "".join(f'<option value="{value}">{text}</option>' for value, text in words.items())
@@ -81,7 +86,7 @@ def form() -> str:
     examples = "".join(
         f'<a href="#{urlencode(situation)}">{html.escape(name)}</a>' for name, situation in EXAMPLES.items()
     )
-    keys = ("fields", "votes", "techniques")
+    keys = ("fields", "votes", "enough", "techniques")
     exported = {key: data()[key] for key in keys} | {
         "rules": [
             {key: rule[key] for key in ("name", "when", "unless", "votes", "warning")}
@@ -94,7 +99,7 @@ def form() -> str:
 <noscript><p><strong>Without JavaScript the table below is the answer:</strong> take the rules whose
 conditions your network meets, and add up their votes.</p></noscript>
 <div class="guide">
-<p class="guide-examples">Try: {examples}</p>
+<p class="guide-examples"><span>Try:</span>{examples}</p>
 <form autocomplete="off">{"".join(asked)}
 <p><button type="reset">Start again</button></p></form>
 <p class="guide-summary" aria-live="polite">Answer at least one question.</p>

@@ -1,5 +1,6 @@
 """The exercises as pages of the static book, in MyST Markdown: for who reads without a kernel."""
 
+import re
 from difflib import SequenceMatcher
 from html import escape
 
@@ -14,7 +15,7 @@ The {count} exercises of the chapter [{title}](../../../notebooks/{chapter}.ipyn
 running: what each one asks, its hints one at a time, a solution, and the wrong answers that the checker
 knows by name. Try first, then open. In the chapter's notebook the same exercises grade what you write."""
 
-_WRONG = "Each is the solution with one change: − leaves, + takes its place. Below it, what the checker says."
+_WRONG = "In the words of the checker. Each is the solution with one change: − leaves, + takes its place."
 
 
 def pages() -> dict[str, str]:
@@ -59,9 +60,21 @@ def _hints(exercise: Exercise) -> str:
 
 
 def _wrong_answer(exercise: Exercise, mistake: Mistake) -> str:
-    name = mistake.name.replace("_", " ")
-    body = f"{_change(exercise.reference, exercise.mistaken(mistake))}\n\n> {mistake.sentence}"
-    return _fold(name[0].upper() + name[1:], body, "mistake")
+    # The name is an identifier; what the checker says first is what a reader would call it.
+    first, *rest = re.split(r"(?<=\.) ", mistake.sentence, maxsplit=1)
+    body = "\n\n".join(
+        [_change(exercise.reference, exercise.mistaken(mistake)), *(f"> {text}" for text in rest)]
+    )
+    return _fold(_inline(first), body, "mistake")
+
+
+def _inline(text: str) -> str:
+    """Markdown's code and emphasis as HTML: within ``<summary>`` Markdown is not read."""
+    parts = re.split(r"`([^`]*)`", escape(text, quote=False))
+    return "".join(
+        f"<code>{part}</code>" if i % 2 else re.sub(r"\*([^*]+)\*", r"<em>\1</em>", part)
+        for i, part in enumerate(parts)
+    )
 
 
 def _change(right: str, wrong: str) -> str:

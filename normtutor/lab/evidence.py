@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 import torch
 from torch import nn
 
-from normtutor.catalog import TECHNIQUES, Shape, Technique
+from normtutor.catalog import CHAPTERS, TECHNIQUES, Shape, Technique
 from normtutor.lab import style
 from normtutor.lab.machine import ROOT, provenance
 from normtutor.lab.memory_use import MemoryUse, memory, memory_cells
@@ -317,6 +317,16 @@ def page(folder: Path | None = None) -> str:
         parts.append(
             f"{NOT_MEASURED} On a machine with a CUDA device, `{COMMAND}` measures parity, timing and memory "
             "of every technique and records them; this page then shows the record with device and date."
+        )
+        parts.append(
+            "For each technique will stand here: how often our layer agrees with torch's in each dtype, the "
+            "times of the plain, the compiled and the fused layer, and the memory each needs. Then from "
+            "which size on a fused kernel pays, and style transfer at full size."
+        )
+        parts.append(
+            "Predictions, and what can be checked without a GPU, are in the chapter "
+            f"[{CHAPTERS['fused_kernels']}](../../notebooks/fused_kernels.ipynb). CPU timings "
+            "are in each technique's chapter, under *Timing*."
         )
     for record in found:
         by = record["provenance"]

@@ -1,7 +1,9 @@
 """The audit: every exercise tells right from wrong, and names what is wrong."""
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from html import unescape
 from itertools import combinations, zip_longest
 
 import pytest
@@ -156,21 +158,31 @@ def test_every_chapter_has_at_least_six_exercises_and_ends_with_a_challenge() ->
         assert [exercise.challenge for exercise in mine] == [False] * (len(mine) - 1) + [True], chapter
 
 
+def _wrong_answers(section: str) -> list[str]:
+    """What the checker says of each: first the fold's heading, the rest within the fold."""
+    fold = r'<details class="fold mistake">\n<summary>(.+)</summary>\n\n'
+    fold += r"<pre (?s:.*?)</pre>\n\n(?:> (.+)\n\n)?</details>"
+    found = []
+    for heading, rest in re.findall(fold, section):
+        markdown = re.sub("</?em>", "*", re.sub("</?code>", "`", heading))
+        found.append(f"{unescape(markdown)} {rest}".strip())
+    return found
+
+
 def test_the_book_shows_every_exercise_in_full() -> None:
     text = "\n".join(pages().values())
     for exercise in ALL:
         section = text.partition(f"\n`{exercise.id}`\n")[2].partition("\n## ")[0]
         parts = [exercise.statement, exercise.starter, exercise.reference, *exercise.hints]
-        parts += [mistake.sentence for mistake in exercise.mistakes]
+        assert _wrong_answers(section) == [mistake.sentence for mistake in exercise.mistakes]
         assert [part for part in parts if part.strip() not in section] == [], exercise.id
         wrong = section.index("typical wrong answers</summary>")
         hints = [section.index(f"Hint {n} of ") for n in range(1, len(exercise.hints) + 1)]
         assert [section.find("</details>", hint) for hint in hints] == [
             section.find("</details>", hints[-1])
         ] * len(hints), "each hint holds the next"
-        assert (
-            section.index(exercise.reference.strip()) < wrong < section.rindex(exercise.mistakes[0].sentence)
-        )
+        mistakes = section.index('<details class="fold mistake">')
+        assert section.index(exercise.reference.strip()) < wrong < mistakes
     # The sentence, and no part of a verdict.
     assert not [
         words

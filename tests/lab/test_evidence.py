@@ -110,6 +110,7 @@ def test_no_record_no_number(tmp_path: Path) -> None:
     page = evidence.page(tmp_path)
     assert "Not measured on a GPU yet." in page
     assert not re.search(r"\d", page)
+    assert "(../../notebooks/fused_kernels.ipynb)" in page, "somewhere to go from here"
 
 
 def test_a_technique_without_record_says_so_beside_one_that_has(folder: Path) -> None:

@@ -36,12 +36,16 @@ def test_a_wrong_answer_shows_the_change_and_what_the_checker_says(visit: Visit)
     wrong = page.locator("#exercise-batch_norm\\.forward-wrong")
     assert wrong.get_attribute("open") is not None, "the link opens its fold"
     assert wrong.locator("details.mistake").count() == len(exercise.mistakes)
-    one = wrong.get_by_text("Eps outside root")
+    one = wrong.get_by_text("You add ε to the standard deviation.")
     one.focus()
     page.keyboard.press("Enter")
     fold = wrong.locator("details.mistake[open]")
     assert "torch.sqrt(var) + eps" in fold.locator("ins").inner_text()
-    assert fold.locator("blockquote").inner_text().startswith("You add ε to the standard deviation.")
+    rest = fold.locator("blockquote").inner_text()
+    (mistake,) = [m for m in exercise.mistakes if m.name == "eps_outside_root"]
+    assert f"You add ε to the standard deviation. {rest}" == mistake.sentence
+    code = wrong.locator("details.mistake > summary code").first
+    assert "`" not in code.inner_text()
 
 
 def test_from_the_chapter_to_the_fold_and_back(visit: Visit) -> None:

@@ -71,10 +71,7 @@ def test_it_recommends_what_the_package_does(visit: Visit) -> None:
         assert [one[0] for one in found["advice"] if one[5]] == list(expected.best), "these lie open"
         assert found["warnings"] == list(expected.warnings), situation
         assert found["open"] == list(expected.open), situation
-        titles = " or ".join(guide.TITLES[name].removesuffix(" Normalization") for name in expected.best)
-        assert found["summary"] == (
-            f"First choice: {titles}." if titles else "No rule speaks for any technique yet."
-        )
+        assert found["summary"] == expected.headline, situation
 
 
 def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
@@ -121,9 +118,13 @@ def test_a_finger_is_enough(visit: Visit) -> None:
 def test_a_number_below_one_is_no_answer(visit: Visit) -> None:
     page = visit(PAGE)
     field = page.locator("[name=batch_size]")
-    field.fill("0")
+    field.fill("-3")
     assert field.get_attribute("aria-invalid") == "true"
     assert page.locator(".guide-summary").inner_text() == "Answer at least one question."
+    error = page.locator(f"#{field.get_attribute('aria-describedby')}")
+    assert error.inner_text() == "A whole number of at least 1; not counted."
+    field.fill("3")
+    assert error.inner_text() == ""
 
 
 def test_a_shared_address_answers(visit: Visit) -> None:
