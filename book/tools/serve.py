@@ -55,9 +55,17 @@ class Handler(SimpleHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """A browser that leaves a page breaks off what it was loading: no fault of the server's."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def serve(port: int = 0, folder: Path = HTML) -> tuple[ThreadingHTTPServer, str]:
     """Serve in the background; returns the server, to shut it down, and where it is."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), lambda *a: Handler(*a, directory=str(folder)))
+    server = Server(("127.0.0.1", port), lambda *a: Handler(*a, directory=str(folder)))
     Thread(target=server.serve_forever, daemon=True).start()
     return server, f"http://127.0.0.1:{server.server_port}"
 
@@ -65,7 +73,7 @@ def serve(port: int = 0, folder: Path = HTML) -> tuple[ThreadingHTTPServer, str]
 if __name__ == "__main__":
     if not (HTML / "index.html").exists():
         sys.exit("no built site: run `make book` first")
-    server = ThreadingHTTPServer(("127.0.0.1", 8000), lambda *a: Handler(*a, directory=str(HTML)))
+    server = Server(("127.0.0.1", 8000), lambda *a: Handler(*a, directory=str(HTML)))
     print("http://127.0.0.1:8000 (Ctrl+C ends it)", flush=True)
     with suppress(KeyboardInterrupt):
         server.serve_forever()

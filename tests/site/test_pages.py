@@ -15,8 +15,6 @@ pytestmark = pytest.mark.site
 CHAPTERS = [path for path in PAGES if path.startswith("notebooks/")]
 FOLDED = [path for path in PAGES if "<details" in (HTML / path).read_text("utf8")]
 FIGURES = [path for path in PAGES if re.search(r"<img[^>]*_images/", (HTML / path).read_text("utf8"))]
-# axe-core takes seconds a page: both widths and both themes, not each with each.
-CHECKED_BY_AXE = {("phone", "light"), ("desktop", "dark")}
 
 # What no reader should meet, as a list of sentences.
 FAULTS = """() => {
@@ -68,10 +66,8 @@ def test_it_has_no_fault(visit: Visit, path: str, width: str, theme: str) -> Non
     assert page.evaluate("document.documentElement.dataset.theme") == theme
     page.add_style_tag(content=ALL_LAID_OUT)
     faults = page.evaluate(FAULTS) if path in PAGES else []
-    if (width, theme) in CHECKED_BY_AXE:
-        page.evaluate(ONE_OF_EACH_KIND)
-        faults += violations(page)
-    assert page.problems + faults == []
+    page.evaluate(ONE_OF_EACH_KIND)
+    assert page.problems + faults + violations(page) == []
 
 
 def violations(page: Any) -> list[str]:
