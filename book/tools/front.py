@@ -4,7 +4,6 @@ import html
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from docutils import nodes
@@ -69,9 +68,8 @@ def colours() -> dict[str, str]:
     }
 
 
-def colab(app: Sphinx, notebook: str) -> str:
-    site = app.config.html_theme_options["launch_buttons"]["colab_url"]
-    return f"{site}{address.forms(address.repository())[1]}blob/main/notebooks/{notebook}.ipynb"
+def colab(chapter: str) -> str:
+    return address.on_colab(address.repository(), f"notebooks/{chapter}.ipynb")
 
 
 class Start(SphinxDirective):
@@ -83,7 +81,7 @@ class Start(SphinxDirective):
         uri = app.builder.get_relative_uri
         links = {
             "Read the first chapter": uri(here, f"notebooks/{first}"),
-            "Run it on Colab": colab(app, first),
+            "Run it on Colab": colab(first),
             "Practise": uri(here, f"book/generated/exercises/{first}"),
         }
         text = "".join(f'<a href="{to}">{label}</a>' for label, to in links.items())
@@ -145,7 +143,7 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             f"{place['minutes']} min to read",
             run_time(run.get("runtime")),
             f'<a href="{exercises}">{place["exercises"]} exercises</a>',
-            f'<a href="{colab(app, name)}" aria-label="Colab: {html.escape(place["title"])}">Colab</a>',
+            f'<a href="{colab(name)}" aria-label="Colab: {html.escape(place["title"])}">Colab</a>',
         ]
         items = "".join(f"<li>{fact}</li>" for fact in facts if fact)
         place.replace_self(raw(f'<ul class="chapter-facts">{items}</ul>'))
@@ -155,18 +153,10 @@ def write_again(app: Sphinx, env: BuildEnvironment) -> list[str]:
     return [INTRODUCTION]  # its cards tell the run times of other pages
 
 
-def load(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
-) -> None:
-    if page == INTRODUCTION:
-        app.add_css_file("front.css")
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_node(chapter_facts)
     app.add_directive("start", Start)
     app.add_directive("chapters", Chapters)
     app.connect("doctree-resolved", fill)
     app.connect("env-updated", write_again)
-    app.connect("html-page-context", load)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -206,7 +206,6 @@ def load(
 ) -> None:
     if page == PAGE:
         app.add_js_file("guide.js", loading_method="defer")
-        app.add_css_file("guide.css")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -356,10 +356,9 @@ def write_again(app: Sphinx, env: BuildEnvironment) -> list[str]:
 def load(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """The figure's script and style, on the pages that have it."""
+    """The figure's script, on the pages that have it."""
     if doctree and preset(page):
         app.add_js_file("index_sets.js", loading_method="defer")
-        app.add_css_file("index_sets.css")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from address import ROOT
-from serve import HTML, serve
+from serve import HTML, find_browser, serve
 
 LIGHTHOUSE = "lighthouse@12.8.2"
 NODE = ROOT / "_build" / "node"
@@ -26,7 +26,7 @@ def heaviest() -> str:
     return max((HTML / "notebooks").glob("*.html"), key=lambda page: page.stat().st_size).name
 
 
-def measure(url: str, preset: str, browser: str) -> dict[str, Any]:
+def measure(url: str, preset: str, chromium: str) -> dict[str, Any]:
     """One run of Lighthouse: its report."""
     command = [str(NODE / "node_modules/.bin/lighthouse"), url, "--quiet", "--output=json"]
     command += ["--chrome-flags=--headless=new --no-sandbox --disable-gpu --disable-quic"]
@@ -35,7 +35,7 @@ def measure(url: str, preset: str, browser: str) -> dict[str, Any]:
         *(["--preset=desktop"] if preset == "desktop" else []),
     ]
     done = subprocess.run(
-        command, env=os.environ | {"CHROME_PATH": browser}, capture_output=True, text=True, timeout=300
+        command, env=os.environ | {"CHROME_PATH": chromium}, capture_output=True, text=True, timeout=300
     )
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -44,8 +44,8 @@ def measure(url: str, preset: str, browser: str) -> dict[str, Any]:
 
 
 def main(runs: int = 3) -> None:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not browser or not shutil.which("npm"):
+    chromium = find_browser()
+    if not chromium or not shutil.which("npm"):
         raise SystemExit("needs Node and Chromium: apt-get install nodejs npm chromium")
     install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(NODE), LIGHTHOUSE]
     subprocess.run(install, check=True)
@@ -55,7 +55,7 @@ def main(runs: int = 3) -> None:
     print(f"{'page':<28} {'':<8} perf  a11y  best   SEO |  LCP s  TBT ms    CLS |   KiB requests")
     for page in ("book/introduction.html", f"notebooks/{heaviest()}"):
         for preset in ("mobile", "desktop"):
-            reports = [measure(f"{address}/{page}", preset, browser) for _ in range(runs)]
+            reports = [measure(f"{address}/{page}", preset, chromium) for _ in range(runs)]
             (folder / f"{Path(page).stem}-{preset}.json").write_text(json.dumps(reports[-1]))
             scores = [median(one["categories"][name]["score"] for one in reports) for name in SCORES]
             paint, block, shift = (

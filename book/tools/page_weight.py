@@ -208,7 +208,7 @@ def bundle(app: Sphinx, error: Exception | None) -> None:
         path = html / str(sheet.filename)
         if path.name not in (BUNDLE, "theme.css") and path not in sheets and path.is_file():
             sheets.append(path)
-    # Ours that only some pages ask for, too: a few kilobytes, less than what a request costs.
+    # All of ours, which nobody needs to ask for: a few kilobytes, less than what a request costs.
     own = [static / sheet.name for sheet in sorted((Path(app.srcdir) / "book" / "static").glob("*.css"))]
     sheets += [sheet for sheet in own if sheet not in sheets]
     for template in static.rglob("*.html"):  # the theme's, which are no pages

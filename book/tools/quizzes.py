@@ -103,7 +103,6 @@ def add_script(app: Sphinx, page: str, template: str, context: dict[str, Any], d
 def setup(app: Sphinx) -> dict[str, Any]:
     nothing = (lambda self, node: None, lambda self, node: None)
     app.add_node(element, html=(visit_element, depart_element), latex=nothing, text=nothing)
-    app.add_css_file("reading.css")
     # Early: later handlers, of whoever looks at the doctree's formulas, see these too.
     app.connect("doctree-read", insert, priority=100)
     app.connect("html-page-context", add_script)

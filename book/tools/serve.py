@@ -1,6 +1,7 @@
 """Serve the built site as GitHub Pages does, text compressed with gzip: `make serve`."""
 
 import gzip
+import shutil
 import sys
 from contextlib import suppress
 from functools import lru_cache
@@ -13,6 +14,7 @@ import address
 
 HTML = Path(__file__).parents[2] / "_build" / "html"
 LOST = "404.html"  # for addresses at which nothing stands
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 COMPRESSED = (".html", ".css", ".js", ".svg", ".json", ".txt", ".xml")
 
 
@@ -68,6 +70,11 @@ def serve(port: int = 0, folder: Path = HTML) -> tuple[ThreadingHTTPServer, str]
     server = Server(("127.0.0.1", port), lambda *a: Handler(*a, directory=str(folder)))
     Thread(target=server.serve_forever, daemon=True).start()
     return server, f"http://127.0.0.1:{server.server_port}"
+
+
+def find_browser() -> str | None:
+    """The first of ``BROWSERS`` that is here, for those that look at the served site."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """The built site, served on this machine, in a real browser: fixtures for the tests beside this file."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from serving import BROWSERS, HTML, QUIET, WIDTHS, Visit
+from serving import HTML, QUIET, WIDTHS, Visit
 
-from serve import serve
+from serve import BROWSERS, find_browser, serve
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +24,7 @@ def site() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium; without one the test is skipped, but never where CI is set."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    found = find_browser()
     if found is None:
         if os.environ.get("CI"):
             pytest.fail(f"CI is set, so a browser is needed: none of {', '.join(BROWSERS)} is here")

@@ -5,7 +5,6 @@ from typing import Any
 
 from serve import HTML
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTHS = {"phone": 390, "desktop": 1400}
 THEMES = ("light", "dark")
 # What the browser would do of its own accord on the network.
