@@ -6,7 +6,6 @@ the kernel's names mean; where that cannot be told, or the compiler is missing o
 
 import inspect
 import json
-import os
 import re
 import subprocess
 import sys
@@ -129,12 +128,12 @@ def _compile(
     text: str, name: str, signature: tuple[tuple[str, str], ...], constants: tuple[tuple[str, float], ...]
 ) -> list[str]:
     """The line at which the compiler stops, and why; empty if it does not, or fails in another way."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     asked = {"text": text, "name": name, "signature": dict(signature), "constants": dict(constants)}
     try:
         done = subprocess.run(
             [sys.executable, "-c", _CHILD],
-            input=json.dumps(asked), env=environment, capture_output=True, text=True, check=True, timeout=60,
+            input=json.dumps(asked), env=compiled.with_compiler(),
+            capture_output=True, text=True, check=True, timeout=60,
         )  # fmt: skip
         said: list[str] = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):

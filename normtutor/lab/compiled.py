@@ -136,6 +136,11 @@ def missing() -> str:
     return ""
 
 
+def with_compiler() -> dict[str, str]:
+    """The environment of a process in which Triton compiles: TRITON_INTERPRET would turn that off."""
+    return {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+
+
 def resources(jobs: Sequence[Case | Source], arch: int = 90) -> list[Resources]:
     """Compile for compute capability ``arch`` (90: 9.0), in a process of its own; 0.1–1.2 s a kernel.
 
@@ -144,7 +149,7 @@ def resources(jobs: Sequence[Case | Source], arch: int = 90) -> list[Resources]:
     """
     if missing():
         raise RuntimeError(missing())
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment = with_compiler()
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     request = {"arch": arch, "jobs": [{"kind": type(job).__name__, **asdict(job)} for job in jobs]}
